@@ -30,6 +30,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from time import time_ns
 from typing import IO, TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -148,7 +149,10 @@ def _files(card: DataSet, folder: Path) -> list[Path]:
 def _unpack_beside(card: DataSet, folder: Path) -> None:
     "Unpack the first archive of the set that lies beside its folder, when the folder is not there."
     archive = next((folder.parent / name for name in card.archives if (folder.parent / name).is_file()), None)
-    if archive and not folder.exists(): unpack(archive, folder)
+    if not archive or folder.exists(): return
+    try: unpack(archive, folder)
+    except OSError:
+        if not folder.exists(): raise    # else another process has just done it
 
 
 def _remedy(card: DataSet) -> str:
@@ -163,17 +167,19 @@ class DataCorrupt(ValueError):
 
 
 @functools.cache
-def _sha256(path: Path, size: int, mtime_ns: int) -> str:
-    "SHA-256 of a file of this size and time."
+def _sha256(path: Path, size: int, *times: int) -> str:
+    "SHA-256 of a file of this size and these times."
     with path.open("rb") as file: return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sha256(
     path: Path,  # a file
 ) -> str:        # 64 hexadecimal digits
-    "SHA-256 of a file, read again only when its size or time has changed."
+    "SHA-256 of a file, read again when its size or a time has changed, or when it is so new that its time may not tell."
     found = path.stat()
-    return _sha256(path, found.st_size, found.st_mtime_ns)
+    times = found.st_mtime_ns, found.st_ctime_ns
+    settled = time_ns() - max(times) > 2 * 10**9
+    return (_sha256 if settled else _sha256.__wrapped__)(path, found.st_size, *times)
 
 
 def checksums(
@@ -450,7 +456,7 @@ def bike_features(
     return pd.DataFrame({
         "year": time.year - 2011,
         "date cos": np.cos(date), "date sin": np.sin(date), "hour cos": np.cos(hour), "hour sin": np.sin(hour),
-        **{day: time.weekday == number for number, day in enumerate(WEEKDAYS)},
+        **{day: time.day_of_week == number for number, day in enumerate(WEEKDAYS)},
         "holiday": rows.holiday == "Yes", "working day": rows.workingday == "Yes", "weather": rows.weathersit,
         "temperature": rows.temp, "felt temperature": rows.atemp, "humidity": rows.hum, "wind speed": rows.windspeed,
     }).astype(np.float32)
@@ -549,7 +555,7 @@ def read_faces(
     ages = face_ages(folder)
     chosen = [list(ages)[index] for index in face_parts(len(ages))[split]]
     pictures = torch.empty(len(chosen), 3, 200, 200, dtype=torch.uint8)
-    for row, path in enumerate(tqdm(chosen, desc=f"utkface {split}", leave=False)): pictures[row] = _face(path)
+    for row, path in enumerate(tqdm(chosen, desc=f"utkface {split}", leave=False, delay=1)): pictures[row] = _face(path)
     return pictures, torch.tensor([[ages[path]] for path in chosen], dtype=torch.float32)
 
 
@@ -590,7 +596,7 @@ def unpack(
     with tempfile.TemporaryDirectory(prefix=".unpacking-", dir=target.parent) as temporary:
         whole, left = Path(temporary) / "whole", limit_bytes
         whole.mkdir()
-        for name, kind, opened in tqdm(_entries(archive), desc=f"unpack {archive.name}", unit=" files", leave=False):
+        for name, kind, opened in tqdm(_entries(archive), desc=f"unpack {archive.name}", unit=" files", leave=False, delay=1):
             left -= _unpack_entry(_inside(whole, name, kind), opened if kind == "file" else None, left)
         whole.rename(target)
     return target
@@ -678,4 +684,4 @@ def _stream(url: str, part: Path) -> None:
     from tqdm.auto import tqdm
     with urllib.request.urlopen(url, timeout=30) as response, part.open("xb") as sink:
         source = gzip.GzipFile(fileobj=response) if url.endswith(".gz") else response
-        with tqdm(desc=part.name, unit="B", unit_scale=True, leave=False) as bar: _copy(source, sink, LIMIT_BYTES, bar.update)
+        with tqdm(desc=part.name, unit="B", unit_scale=True, leave=False, delay=1) as bar: _copy(source, sink, LIMIT_BYTES, bar.update)

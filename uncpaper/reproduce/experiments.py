@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['PROFILES', 'Strict', 'PaperCard', 'ValueSpec', 'Value', 'Published', 'Profiles', 'BadFile', 'read_yaml', 'BadRequest',
-           'declared', 'checked', 'fits', 'Experiment', 'tagged', 'profiles_of', 'published', 'papers', 'experiments',
-           'find', 'Result', 'Study', 'Written', 'named', 'interval', 'report_folder', 'save_figure', 'provenance',
-           'commit', 'planned', 'execute', 'notebook_code', 'Run', 'IPCKernelManager', 'run_of']
+           'declared', 'checked', 'fits', 'Cell', 'read_cells', 'tagged', 'Experiment', 'profiles_of', 'published',
+           'papers', 'experiments', 'find', 'Result', 'Study', 'Written', 'named', 'interval', 'report_folder',
+           'save_figure', 'provenance', 'commit', 'planned', 'execute', 'notebook_code', 'Run', 'IPCKernelManager',
+           'run_of']
 
 # %% ../../nbs/reproduce/04_experiments.ipynb #940992bc
 import ast
@@ -18,9 +19,8 @@ import subprocess
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
-import nbformat
 import numpy as np
 import pandas as pd
 import yaml
@@ -113,7 +113,22 @@ def fits(value: Any, default: Any) -> bool:
     if isinstance(default, (list, tuple)): return isinstance(value, (list, tuple)) and all(fits(v, default[0]) for v in value if default)
     return type(value) is type(default)
 
-# %% ../../nbs/reproduce/04_experiments.ipynb #736d5beb
+# %% ../../nbs/reproduce/04_experiments.ipynb #40eed51a
+class Cell(NamedTuple):
+    "A cell of a notebook, as far as planning needs it."
+    kind: str              # code or markdown
+    source: str
+    tags: tuple[str, ...]
+
+def read_cells(path: Path) -> list[Cell]:
+    "The cells of a notebook."
+    raw = json.loads(path.read_text())["cells"]
+    return [Cell(c["cell_type"], "".join(c["source"]), tuple(c["metadata"].get("tags", ()))) for c in raw]
+
+def tagged(cells: Sequence[Cell], tag: str) -> int | None:
+    "Which cell has a tag, None when none has."
+    return next((i for i, c in enumerate(cells) if tag in c.tags), None)
+
 @dataclass(frozen=True)
 class Experiment:
     "A notebook that reproduces one figure or table."
@@ -126,22 +141,20 @@ class Experiment:
     def name(self) -> str: return f"{self.paper}/{self.path.stem}"
 
     @functools.cached_property
-    def notebook(self) -> nbformat.NotebookNode: return nbformat.read(self.path, 4)
+    def cells(self) -> list[Cell]: return read_cells(self.path)
+
+    @property
+    def code(self) -> list[Cell]: return [c for c in self.cells if c.kind == "code"]
 
     @property
     def title(self) -> str:
         "The notebook's first heading."
-        return self.notebook.cells[0].source.splitlines()[0].lstrip("# ")
-
-    @property
-    def cells(self) -> list[nbformat.NotebookNode]:
-        "The code cells."
-        return [c for c in self.notebook.cells if c.cell_type == "code"]
+        return self.cells[0].source.splitlines()[0].lstrip("# ")
 
     @property
     def defaults(self) -> dict[str, Any]:
         "The parameters that the notebook declares."
-        return declared(self.cells[tagged(self.notebook, "parameters")].source)
+        return declared(self.cells[tagged(self.cells, "parameters")].source)
 
     @property
     def profiles(self) -> dict[str, dict[str, Any]]:
@@ -167,11 +180,6 @@ class Experiment:
 
 PROFILES = ("quick", "laptop", "paper")
 
-def tagged(notebook: nbformat.NotebookNode, tag: str) -> int | None:
-    "Which code cell has a tag, None when none has."
-    cells = [c for c in notebook.cells if c.cell_type == "code"]
-    return next((i for i, c in enumerate(cells) if tag in c.metadata.get("tags", [])), None)
-
 def profiles_of(folder: Path) -> dict[str, dict]:
     "profiles.yaml: experiment -> profile -> parameters. Raises BadFile."
     return read_yaml(folder / "profiles.yaml", Profiles).root
@@ -187,7 +195,7 @@ def papers() -> list[str]:
 def experiments(paper: str | None = None) -> list[Experiment]:
     "All experiments, or those of one paper."
     paths = sorted((home() / "nbs" / "papers").glob(f"{paper or '*'}/*.ipynb"))
-    return [e for e in map(Experiment, paths) if tagged(e.notebook, "parameters") is not None]
+    return [e for e in map(Experiment, paths) if tagged(e.cells, "parameters") is not None]
 
 def find(request: str) -> list[Experiment]:
     "The experiments that `paper` or `paper/experiment` names. Raises BadRequest, which lists what there is."
@@ -320,10 +328,10 @@ def planned(
     parameters: Mapping[str, Any], # all of them
 ) -> tuple[Study, dict]:           # the study with its plan; the names defined so far
     "Execute the cells up to the plan. Raises BadFile when a tag or the study is missing."
-    last, at = tagged(experiment.notebook, "plan"), tagged(experiment.notebook, "parameters")
+    last, at = tagged(experiment.code, "plan"), tagged(experiment.code, "parameters")
     if last is None: raise BadFile(f"{experiment.name}: no cell is tagged `plan`")
     scope: dict[str, Any] = {"__name__": "__main__"}
-    for i, cell in enumerate(experiment.cells[: last + 1]):
+    for i, cell in enumerate(experiment.code[: last + 1]):
         execute(cell.source, f"<{experiment.path} cell {i}>", scope)
         if i == at: scope.update(parameters)
     studies = [v for v in scope.values() if isinstance(v, Study)]
@@ -337,7 +345,7 @@ def execute(source: str, name: str, scope: dict) -> None:
 
 def notebook_code(experiment: Experiment, scope: dict) -> str:
     "Hash of what a notebook's numbers and pictures depend on beside its stages."
-    sources = [normalised(c.source) for c in experiment.cells if "parameters" not in c.metadata.get("tags", [])]
+    sources = [normalised(c.source) for c in experiment.code if "parameters" not in c.tags]
     names = sorted({n for s in sources for n in dotted_names(ast.parse(s))})
     reached = definitions(*(resolve(n, scope) for n in names), claims.paired, skip=MACHINERY)
     return hash_json([sources, {k: v for k, v in reached.items() if k}, [s.model_dump() for s in (*experiment.claims, *experiment.values)]])

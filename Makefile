@@ -1,0 +1,55 @@
+# make reproduce   every quick experiment, the ledger of claims, the website
+# make test        all tests
+# make lab         JupyterLab on the notebooks
+# make docs        the website alone
+# make bench       speed, side by side with peers
+# make export      package and README from the notebooks
+# make clean       remove what can be built again (finished runs stay; make distclean removes those too)
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+CORES  ?= 2
+BIN    := .venv/bin
+READY  := .venv/.ready
+
+.PHONY: reproduce test browser lab docs bench export clean distclean
+
+reproduce: $(READY)
+	$(BIN)/uncpaper run --all --profile quick --cores $(CORES)
+	$(BIN)/uncpaper site
+	$(BIN)/uncpaper ledger
+	@echo "Open _site/index.html in a browser."
+
+test: $(READY) browser
+	$(BIN)/uncpaper run --all --profile quick --cores $(CORES)
+	$(BIN)/uncpaper site
+	$(BIN)/python -m pytest
+
+# a browser for the tests that look at the site: what is here, Debian's, or Playwright's own
+browser: $(READY)
+	@$(BIN)/python tests/browser.py
+
+lab: $(READY)
+	$(BIN)/jupyter lab --notebook-dir nbs
+
+docs: $(READY)
+	$(BIN)/uncpaper site
+
+bench: $(READY)
+	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+export: $(READY)
+	$(BIN)/nbdev_export
+	$(BIN)/nbdev_clean
+	$(BIN)/uncpaper readme
+
+$(READY): settings.ini setup.py pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[dev]"
+	@touch $@
+
+clean:
+	rm -rf _site runs/site runs/drafts runs/.plan-* build *.egg-info .pytest_cache .hypothesis
+	find . -name __pycache__ -not -path "./.venv/*" -prune -exec rm -rf {} +
+
+distclean: clean
+	rm -rf runs .venv

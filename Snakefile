@@ -1,0 +1,28 @@
+# One rule: a job of the plan, by its name, after the jobs it needs.
+# `uncpaper run ...` writes the plan and calls this; for a cluster add Snakemake's own options:
+#   uncpaper run --all --profile paper -- --executor slurm --jobs 50
+import json
+import sys
+
+PLAN = json.load(open(config["plan"]))
+
+
+rule all:
+    input:
+        [f"{name}.done" for name in PLAN],
+
+
+rule job:
+    input:
+        lambda wildcards: [f"{name}.done" for name in PLAN[wildcards.name]["needs"]],
+    output:
+        touch("{name}.done"),
+    wildcard_constraints:
+        name="[^/]+",
+    resources:
+        runtime=lambda wildcards: 10 + int(PLAN[wildcards.name]["seconds"] / 20),  # minutes, three times the estimate
+    log:
+        "{name}.log",
+    shell:
+        "{sys.executable} -c 'from uncpaper.reproduce.cli import main; main()' build {wildcards.name} --plan {config[plan]}"
+        " > {log} 2>&1 || (cat {log} >&2; exit 1)"

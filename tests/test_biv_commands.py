@@ -1,0 +1,416 @@
+"""Original BIV command lines: every group of both generations, every refusal, and the numbers behind the noise settings."""
+
+import shlex
+from dataclasses import FrozenInstanceError
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from uncpaper.noise import GammaVariance, UniformVariance, VarianceMixture
+from uncpaper.papers.biv.commands import GROUPS, Refused, group_of, split_groups, translate
+
+OLD = {"experiment_settings": "demo,7159,utkf,True", "model_settings": "biv,resnet", "noise": "True", "noise_settings": "uniform,-1",
+       "average_variance": "-1", "params_settings": "meanvar,-1", "parameters": "10,30,20,10", "epsilon": "0.5", "distributions_ratio": "0.5"}
+NEW = {"experiment_settings": "demo,7159,bike,True,7000", "model_settings": "vanilla_ann,biv,0.5", "noise_settings": "True,uniform",
+       "params_settings": "meanvar", "parameters": "False,10,12", "extra_exp": "256,0,True,0.01"}
+
+
+def words(base, **changes):
+    groups = {name: text for name, text in (base | changes).items() if text is not None}
+    return [word for name, text in groups.items() for word in (f"--{name}", text)]
+
+
+def read(base, **changes):
+    return translate(words(base, **changes))
+
+
+def parameter(base, name, **changes):
+    return read(base, **changes).parameters[name]
+
+
+def refused(base, **changes):
+    with pytest.raises(Refused) as error: read(base, **changes)
+    message = str(error.value)
+    assert isinstance(error.value, ValueError) and "\n" not in message
+    assert message.startswith(error.value.group + ": got ") and message.endswith("; allowed: " + error.value.allowed)
+    assert error.value.allowed
+    return error.value
+
+
+def noted(translation, *fragments):
+    return all(any(fragment in note for note in translation.notes) for fragment in fragments)
+
+
+# Every group of both generations
+
+def test_first_generation_whole():
+    assert read(OLD).parameters == dict(
+        task="utkface", model="age_resnet18", loss="biv", epsilon=0.5,
+        variance=VarianceMixture([UniformVariance.from_moments(10, 20), UniformVariance.from_moments(30, 10)], [0.5, 0.5]),
+        train_size=16_000, normalise=True, batch_size=256, learning_rate=1e-3, seed=7159)
+
+
+def test_second_generation_whole():
+    assert read(NEW).parameters == dict(
+        task="bike-sharing", model="bike_mlp", loss="biv", epsilon=0.5, variance=UniformVariance.from_moments(10, 12), disturbance=0.0,
+        train_size=7000, test_size=3379, normalise=True, batch_size=256, learning_rate=0.01, seed=7159)
+
+
+@pytest.mark.parametrize("base, changes, name, value", [
+    (OLD, dict(experiment_settings="t,1001,wine,True", model_settings="biv,vanilla_ann"), "task", "wine-red"),
+    (OLD, dict(experiment_settings="t,1001,utkf,False"), "seed", 1001),
+    (OLD, dict(experiment_settings="t,42,utkf,False"), "normalise", False),
+    (OLD, dict(experiment_settings="t,42.0,utkf,False"), "seed", 42),
+    (OLD, dict(experiment_settings="t,1,wine,True", model_settings="biv,vanilla_ann"), "model", "wine_mlp"),
+    (OLD, dict(model_settings="biv,vanilla_cnn"), "model", "age_cnn"),
+    (OLD, dict(model_settings="mse,resnet"), "loss", "mse"),
+    (OLD, dict(model_settings="iv,resnet"), "loss", "iv"),
+    (OLD, dict(noise="False", model_settings="mse,resnet"), "variance", None),
+    (OLD, dict(noise_settings="uniform,20", model_settings="mse,resnet"), "loss", "cutoff"),
+    (OLD, dict(noise_settings="uniform,20", model_settings="mse,resnet"), "cutoff", 20),
+    (OLD, dict(noise_settings="uniform,inf", model_settings="mse,resnet"), "loss", "mse"),
+    (OLD, dict(noise_settings="uniform,-0.5", model_settings="mse,resnet"), "loss", "mse"),
+    (OLD, dict(params_settings="boundaries,-1", parameters="4,16"), "variance", UniformVariance(4, 16)),
+    (OLD, dict(noise_settings="gamma,-1", params_settings="alphabeta,-1", parameters="0.5,0.05"), "variance", GammaVariance(0.5, 0.05)),
+    (OLD, dict(params_settings="meanvar,0.25", parameters="10,99"), "variance", UniformVariance.from_scale(10, 0.25)),
+    (OLD, dict(epsilon="1e-3"), "epsilon", 1e-3),
+    (OLD, dict(epsilon="+1"), "epsilon", 1),
+    (OLD, dict(epsilon=None), "epsilon", 0.5),
+    (NEW, dict(experiment_settings="t,1,utkf,True,12000", model_settings="resnet,biv"), "train_size", 12_000),
+    (NEW, dict(experiment_settings="t,1,utkf,True,12000", model_settings="resnet,biv"), "test_size", 4_000),
+    (NEW, dict(model_settings="vanilla_ann,biv"), "epsilon", 0.1),
+    (NEW, dict(model_settings="vanilla_ann,iv,0.25"), "epsilon", 0.25),
+    (NEW, dict(model_settings="vanilla_ann,cutoffMSE,9"), "cutoff", 9),
+    (NEW, dict(model_settings="vanilla_ann,mse", noise_settings="False"), "variance", None),
+    (NEW, dict(extra_exp=None), "learning_rate", 0.01),
+    (NEW, dict(extra_exp="64,1,True,0.001"), "batch_size", 64),
+    (NEW, dict(extra_exp="64,1,True,0.001"), "disturbance", 1.0),
+    (NEW, dict(extra_exp="64,1,True,0.001"), "learning_rate", 0.001),
+    (NEW, dict(extra_exp="256,0,False,0.01"), "loss", "iv"),
+    (NEW, dict(noise_settings="True,gamma", params_settings="alphabeta", parameters="0.5,0.05"), "variance", GammaVariance(0.5, 0.05)),
+    (NEW, dict(parameters="True,10,0.25"), "variance", UniformVariance.from_scale(10, 0.25)),
+    (NEW, dict(params_settings="boundaries", parameters="4,16"), "variance", UniformVariance(4, 16)),
+])
+def test_one_value(base, changes, name, value):
+    assert parameter(base, name, **changes) == value
+
+
+def test_table_has_every_group():
+    names = {generation: [group.name for group in GROUPS if group.generation == generation] for generation in ("2020", "2022")}
+    assert names["2020"] == list(OLD) and names["2022"] == list(NEW)
+    assert all(group.meaning and group.remark for group in GROUPS)
+    with pytest.raises(KeyError): group_of("2022", "epsilon")
+
+
+# Numbers
+
+def ends(variance):
+    return [(part.low, part.high) for part in variance.components]
+
+
+def test_uniform_by_mean_and_variance():
+    variance = parameter(OLD, "variance", parameters="10,12")
+    assert (variance.low, variance.high) == pytest.approx((4, 16))
+    largest = parameter(OLD, "variance", parameters="10,33.333333333333336")
+    assert (largest.low, largest.high) == pytest.approx((0, 20), abs=1e-6)
+
+
+def test_scale_applies_to_every_component_with_its_own_mean():
+    assert ends(parameter(OLD, "variance", params_settings="meanvar,0.25", parameters="10,30,0,0")) == [pytest.approx((5, 15)), pytest.approx((15, 45))]
+    new = parameter(NEW, "variance", noise_settings="True,binary_uniform", params_settings="meanvar,0.5", parameters="True,10,30,0.25,0.9")
+    assert ends(new) == [pytest.approx((5, 15)), pytest.approx((15, 45))]
+
+
+def test_gamma_by_mean_and_variance():
+    variance = parameter(OLD, "variance", noise_settings="gamma,-1", parameters="10,5,200,200", distributions_ratio="0.3")
+    assert [(part.shape, part.rate) for part in variance.components] == [pytest.approx((0.5, 0.05)), pytest.approx((0.125, 0.025))]
+    assert (variance.mean, variance.variance) == (pytest.approx(6.5), pytest.approx(205.25))
+
+
+@pytest.mark.parametrize("average, p, first, second", [(2000, 0.5, 0, 4000), (3000, 0.3, 10, 4281.428571)])
+def test_average_variance(average, p, first, second):
+    variance = parameter(OLD, "variance", average_variance=str(average), distributions_ratio=str(p), parameters=f"{first},1,0,12")
+    assert [part.mean for part in variance.components] == [pytest.approx(first), pytest.approx(second)]
+    assert variance.mean == pytest.approx(average)
+    new = parameter(NEW, "variance", noise_settings="True,binary_uniform", params_settings=f"meanvar_avg,{p},{average}", parameters=f"False,{first},1,0,12")
+    assert ends(new) == ends(variance)
+
+
+def test_average_variance_keeps_the_second_variance():
+    assert parameter(OLD, "variance", average_variance="2000", parameters="10,1,20,12").components[1].variance == pytest.approx(12)
+
+
+def test_average_variance_is_2000_unless_given():
+    translation = read(OLD, average_variance=None)
+    assert translation.parameters["variance"].mean == pytest.approx(2000)
+    assert noted(translation, "not given, the original's default; X = 2000 makes the second mean 3990 in place of 30")
+
+
+def test_boundaries_and_moments_read_the_same_numbers_differently():
+    assert ends(parameter(OLD, "variance", params_settings="boundaries,-1", parameters="0,1,20,10")) == [(0, 20), (1, 10)]
+    assert refused(OLD, parameters="0,1,20,10", average_variance="2000").given == "0,20"
+
+
+@pytest.mark.parametrize("count, shares", [(2, [0.3, 0.7]), (3, [0.15, 0.15, 0.7]), (4, [0.15, 0.15, 0.35, 0.35])])
+def test_weights_of_several_components(count, shares):
+    variance = parameter(OLD, "variance", params_settings="boundaries,-1", parameters=",".join(["1"] * count + ["2"] * count), distributions_ratio="0.3")
+    assert list(variance.weights) == pytest.approx(shares)
+
+
+def test_point_mass():
+    variance = parameter(NEW, "variance", parameters="False,10,0")
+    assert (variance.low, variance.high) == (10, 10)
+
+
+@given(st.floats(1e-3, 1e6))
+def test_largest_scale_is_never_refused(mean):
+    variance = parameter(OLD, "variance", params_settings="meanvar,1", parameters=f"{mean!r},0")
+    assert (variance.low, variance.high) == (pytest.approx(0, abs=1e-6 * mean), pytest.approx(2 * mean))
+
+
+@given(st.floats(0, 1e6), st.floats(0, 1e6))
+def test_boundaries_go_through_unchanged(low, width):
+    variance = parameter(OLD, "variance", params_settings="boundaries,-1", parameters=f"{low!r},{low + width!r}")
+    assert (variance.low, variance.high) == (low, low + width)
+
+
+# Two generations, one meaning
+
+def test_both_generations_say_the_same():
+    old = read(OLD, model_settings="biv,resnet", params_settings="boundaries,-1", parameters="0,1,20,10").parameters
+    new = read(NEW, experiment_settings="demo,7159,utkf,True,16000", model_settings="resnet,biv,0.5", noise_settings="True,binary_uniform",
+               params_settings="boundaries,0.5", parameters="0,1,20,10", extra_exp="256,0,True,0.001").parameters
+    assert {name: new[name] for name in old} == old
+    assert set(new) - set(old) == {"disturbance", "test_size"}
+
+
+@pytest.mark.parametrize("base, model_settings", [(OLD, "resnet,biv"), (NEW, "biv,vanilla_ann,0.5")])
+def test_order_of_loss_and_model_is_read_by_the_words(base, model_settings):
+    translation = read(base, model_settings=model_settings)
+    assert translation.parameters == read(base).parameters
+    assert noted(translation, "stands first") and not noted(read(base), "stands first")
+
+
+# Ways of writing a command
+
+def test_string_and_words_and_equals_signs():
+    line = shlex.join(words(OLD))
+    spelled = [f"--{name}={text}" for name, text in OLD.items()]
+    assert translate(line) == translate(words(OLD)) == translate(spelled) == translate("python3 src/main.py " + line)
+    assert translate(line.replace(" --", " \\\n  --")) == translate(line)
+
+
+def test_nine_positions_are_the_nine_groups():
+    assert translate(list(OLD.values())) == read(OLD)
+    assert translate("sbatch --gres=gpu:rtx8000:1 run.sh " + shlex.join(OLD.values())) == read(OLD)
+
+
+def test_blanks_around_commas():
+    assert parameter(OLD, "variance", parameters="10, 30, 20, 10") == parameter(OLD, "variance")
+
+
+# Round trips
+
+@pytest.mark.parametrize("base, changes", [(OLD, {}), (NEW, {}), (OLD, dict(noise="False", model_settings="mse,resnet")), (OLD, dict(epsilon="1e-5")),
+                                           (NEW, dict(noise_settings="True,gamma", parameters="False,20000,4e8"))])
+def test_command_and_keywords_say_what_the_parameters_say(base, changes):
+    translation = read(base, **changes)
+    scope = dict(UniformVariance=UniformVariance, GammaVariance=GammaVariance, VarianceMixture=VarianceMixture)
+    assert eval(f"dict({translation.keywords()})", scope) == translation.parameters
+    program, *flags = shlex.split(translation.command().replace("uncpaper run biv/label-noise", "uncpaper", 1))
+    pairs = dict(text.split("=", 1) for text in flags[1::2])
+    assert program == "uncpaper" and set(flags[::2]) == {"-p"} and list(pairs) == list(translation.parameters)
+    for name, value in translation.parameters.items():
+        plain = name != "variance" or value is None
+        assert (yaml.safe_load(pairs[name]) if plain else eval(pairs[name], scope)) == value
+
+
+def test_translation_is_frozen():
+    with pytest.raises(FrozenInstanceError): read(OLD).notes = ()
+
+
+# Notes
+
+@pytest.mark.parametrize("base, changes, fragment", [
+    (OLD, {}, "the tag 'demo' is dropped"),
+    (OLD, {}, "seeded shuffle"),
+    (OLD, {}, "epsilon 0.5 is in units of the standardised label's variance; variances and cutoff are given in raw label units squared"),
+    (OLD, dict(experiment_settings="demo,1,utkf,False"), "nothing is standardised"),
+    (OLD, dict(epsilon=None), "original's default 0.5"),
+    (OLD, dict(epsilon="2"), "README asks for less than 1"),
+    (OLD, dict(model_settings="mse,resnet"), "epsilon: ignored, loss mse has none"),
+    (OLD, dict(model_settings="iv,resnet"), "iv did not run in the original"),
+    (OLD, dict(noise_settings="uniform,20", model_settings="mse,resnet"), "cutoff 20 is in raw label units squared"),
+    (OLD, dict(noise_settings="uniform,15", model_settings="mse,resnet", parameters="10,1,20,10", average_variance="2000"), "drops every label of the component whose variances begin at 3984.52"),
+    (OLD, dict(params_settings="boundaries,-1", parameters="0,1,20,10", average_variance="2000"), "X = 2000 is ignored"),
+    (OLD, dict(average_variance="2000", parameters="10,20"), "X = 2000 is ignored"),
+    (OLD, dict(parameters="10,20"), "p = 0.5 is ignored, there is one component"),
+    (OLD, dict(noise_settings="gamma,-1", params_settings="alphabeta,-1", parameters="0.5,0.05"), "the original took the two for mean and variance"),
+    (OLD, dict(noise_settings="gamma,-1", params_settings="alphabeta,-1", parameters="0.5,0.05"), "no samples for utkf with gamma noise"),
+    (OLD, dict(experiment_settings="t,1,wine,True", model_settings="biv,vanilla_ann"), "both colours"),
+    (OLD, dict(params_settings="meanvar,0.25"), "heteroscedasticity scale 0.25 replaces every variance"),
+    (NEW, dict(parameters="True,10,0.083"), "1 is the largest"),
+    (NEW, dict(parameters="True,10,0.083"), "the README says the second"),
+    (NEW, dict(parameters="10,12"), "the original needs a scale flag first"),
+    (NEW, dict(noise_settings="True,gamma", parameters="10,200"), "with meanvar for gamma too"),
+    (NEW, dict(params_settings="boundaries,1,2000", parameters="4,16"), "X is ignored, it belongs to meanvar_avg"),
+    (NEW, dict(params_settings="meanvar_avg,0.5,2000"), "X = 2000 is ignored, it needs two components"),
+    (NEW, dict(model_settings="vanilla_ann,biv"), "original's default 0.1"),
+    (NEW, dict(model_settings="vanilla_ann,mse,0.5"), "third value is ignored"),
+    (NEW, dict(extra_exp=None), "the original's default 256,0,True,0.01"),
+    (NEW, dict(model_settings="vanilla_ann,iv"), "iv did not run in the original"),
+    (NEW, dict(extra_exp="256,0,False,0.01"), "BIV without normalisation is IV"),
+    (NEW, dict(extra_exp="256,0,False,0.01", model_settings="vanilla_ann,mse"), "normalise_loss is ignored"),
+    (NEW, dict(extra_exp="256,1,True,0.01", model_settings="vanilla_ann,mse", noise_settings="False"), "disturbance is ignored, there is no noise"),
+    (NEW, dict(extra_exp="256,1,True,0.01", experiment_settings="t,1,wine,True,4000"), "the original has none for wine"),
+    (NEW, dict(model_settings="vanilla_ann,mse", noise_settings="False,uniform"), "params_settings, parameters, noise_settings: ignored, there is no noise"),
+])
+def test_notes(base, changes, fragment):
+    assert noted(read(base, **changes), fragment), read(base, **changes).notes
+
+
+def test_starter_run_ignores_its_noise_settings():
+    starter = read(OLD, model_settings="mse,resnet", noise="False", noise_settings="gamma,1", average_variance="2000", parameters="10,5")
+    assert starter.parameters["variance"] is None and "cutoff" not in starter.parameters
+    assert noted(starter, "noise_settings, average_variance, params_settings, parameters, distributions_ratio: ignored")
+
+
+def test_default_average_steps_back_for_one_mode():
+    assert parameter(OLD, "variance", average_variance=None, distributions_ratio="1").mean == pytest.approx(10)
+
+
+def test_wine_has_no_sizes_of_the_original():
+    wine = read(NEW, experiment_settings="t,1,wine,True,4000").parameters
+    assert not {"train_size", "test_size", "disturbance"} & set(wine)
+
+
+# Refusals
+
+@pytest.mark.parametrize("base, changes, group, fragment, allowed", [
+    (OLD, dict(params_settings="manvar,-1"), "params_settings", "a misspelling of 'meanvar'", "boundaries, alphabeta, meanvar"),
+    (OLD, dict(params_settings="manvar,-1", noise="False", model_settings="mse,resnet"), "params_settings", "with noise or without", "meanvar"),
+    (OLD, dict(params_settings=None, parmas_settings="meanvar,-1"), "parmas_settings", "misspelling of 'params_settings'", "params_settings"),
+    (OLD, dict(params_settings="-1", parameters="manvar,-1", epsilon="10,5", distributions_ratio=""), "params_settings", "fifth position", "nine distinct positions"),
+    (OLD, dict(params_settings="meanvar,0.5,2000"), "params_settings", "p and X are groups of their own", "type,scale"),
+    (OLD, dict(params_settings="meanvar,1.5"), "params_settings", "out of range", "1"),
+    (OLD, dict(params_settings="boundaries,0.5"), "params_settings", "heteroscedasticity scale", "uniform with meanvar"),
+    (OLD, dict(params_settings="meanvar,0.5", noise_settings="gamma,-1"), "params_settings", "heteroscedasticity scale", "uniform with meanvar"),
+    (OLD, dict(params_settings="alphabeta,-1"), "params_settings", "uniform noise has no such parameters", "boundaries, meanvar"),
+    (OLD, dict(params_settings="boundaries,-1", noise_settings="gamma,-1"), "params_settings", "gamma noise has no such parameters", "alphabeta, meanvar"),
+    (OLD, dict(params_settings=None), "params_settings", "IndexError", "type,scale"),
+    (OLD, dict(noise_settings=None), "noise_settings", "IndexError", "type,threshold"),
+    (OLD, dict(noise_settings="normal,-1"), "noise_settings", "unknown noise type", "uniform, gamma"),
+    (OLD, dict(noise_settings="True,uniform,-1"), "noise_settings", "noise flag is its own group", "type,threshold"),
+    (OLD, dict(noise_settings="uniform,none"), "noise_settings", "threshold is not a number", "a number"),
+    (OLD, dict(noise_settings="uniform,20"), "noise_settings", "filters and weighs", "loss mse with a threshold"),
+    (OLD, dict(noise_settings="uniform,1", model_settings="mse,resnet"), "noise_settings", "no label survives", "a cutoff above 2.25403"),
+    (OLD, dict(noise=None), "noise", "missing", "True or False"),
+    (OLD, dict(noise="yes"), "noise", "unknown noise flag", "True, False"),
+    (OLD, dict(noise="False"), "noise", "loss biv needs the variance", "True, or loss mse"),
+    (OLD, dict(noise="False", model_settings="iv,resnet"), "noise", "loss iv needs the variance", "True, or loss mse"),
+    (OLD, dict(model_settings=None), "model_settings", "missing", "loss,model"),
+    (OLD, dict(model_settings="resnet,biv,0.5"), "model_settings", "epsilon is its own group", "loss,model"),
+    (OLD, dict(model_settings="l1,resnet"), "model_settings", "unknown loss", "mse, iv, biv"),
+    (OLD, dict(model_settings="cutoffMSE,resnet"), "model_settings", "unknown loss", "mse, iv, biv"),
+    (OLD, dict(model_settings="biv,vanilla_ann"), "model_settings", "no model for data set utkf", "vanilla_cnn, resnet"),
+    (OLD, dict(experiment_settings=None), "experiment_settings", "missing", "tag,seed,dataset,normalise"),
+    (OLD, dict(experiment_settings="t,7159,bike,True"), "experiment_settings", "unknown data set", "utkf, wine"),
+    (OLD, dict(experiment_settings="t,x,utkf,True"), "experiment_settings", "the seed is not a number", "a number >= 0"),
+    (OLD, dict(experiment_settings="t,1.5,utkf,True"), "experiment_settings", "the seed is not an integer", "an integer"),
+    (OLD, dict(experiment_settings="t,1,utkf,1"), "experiment_settings", "unknown normalisation flag", "True, False"),
+    (OLD, dict(experiment_settings="t,1,utkf"), "experiment_settings", "3 values", "tag,seed,dataset,normalise"),
+    (OLD, dict(parameters=None), "parameters", "missing", "first values, then second values"),
+    (OLD, dict(parameters="10,5,3"), "parameters", "do not pair up", "as many second values"),
+    (OLD, dict(parameters="10"), "parameters", "1 value where", "first values, then second values"),
+    (OLD, dict(parameters="10,x"), "parameters", "not a number", "a number"),
+    (OLD, dict(parameters="0,1,20,10", average_variance="2000"), "parameters", "sqrt(3", "mean >= sqrt(3 variance)"),
+    (OLD, dict(parameters="10,-1"), "parameters", "variance", "variance >= 0"),
+    (OLD, dict(parameters="20,4", params_settings="boundaries,-1"), "parameters", "low", "0 <= low <= high"),
+    (OLD, dict(parameters="10,0", noise_settings="gamma,-1"), "parameters", "variance", "mean > 0"),
+    (OLD, dict(parameters="10,50", noise_settings="gamma,-1"), "parameters", "variance", "variance >= mean^2"),
+    (OLD, dict(parameters="10,5", noise_settings="gamma,-1"), "parameters", "variance", "variance >= mean^2"),
+    (OLD, dict(average_variance="2000", distributions_ratio="1"), "average_variance", "p", "p < 1"),
+    (OLD, dict(average_variance="1"), "average_variance", "average", "X >= p mu1"),
+    (OLD, dict(average_variance="a lot"), "average_variance", "not a number", "a number"),
+    (OLD, dict(distributions_ratio=None), "distributions_ratio", "missing, with 2 components", "a number from 0 to 1"),
+    (OLD, dict(distributions_ratio="1.5"), "distributions_ratio", "p is out of range", "a number from 0 to 1"),
+    (OLD, dict(distributions_ratio=""), "distributions_ratio", "p is not a number", "a number from 0 to 1"),
+    (OLD, dict(epsilon="-0.1"), "epsilon", "out of range", "a number >= 0"),
+    (OLD, dict(epsilon="10,5"), "epsilon", "2 values", "epsilon"),
+    (OLD, dict(epsilon="nan"), "epsilon", "not a number", "a number >= 0"),
+    (OLD, dict(extra_exp="256,0,True,0.01"), "extra_exp", "belongs to the later generation", "one generation"),
+    (NEW, dict(epsilon="0.5"), "extra_exp", "belongs to the later generation and epsilon to the earlier", "one generation"),
+    (NEW, dict(experiment_settings="t,1,bike,True,15000"), "experiment_settings", "the training size is out of range", "a number from 1 to 14000"),
+    (NEW, dict(experiment_settings="t,1,bike,True,0"), "experiment_settings", "the training size is out of range", "a number from 1 to 14000"),
+    (NEW, dict(experiment_settings="t,1,cars,True,7000"), "experiment_settings", "unknown data set", "utkf, wine, bike"),
+    (NEW, dict(model_settings="vanilla_ann,cutoffMSE"), "model_settings", "1 in standardised units", "cutoffMSE,C"),
+    (NEW, dict(model_settings="vanilla_ann,biv,-1"), "model_settings", "epsilon is out of range", "a number >= 0"),
+    (NEW, dict(model_settings="resnet,biv"), "model_settings", "no model for data set bike", "vanilla_ann"),
+    (NEW, dict(model_settings="vanilla_ann,cutoffMSE,1"), "model_settings", "no label survives", "a cutoff above 4"),
+    (NEW, dict(model_settings="vanilla_ann,cutoffMSE,1", noise_settings="False"), "noise_settings", "loss cutoff needs the variance", "True, or loss mse"),
+    (NEW, dict(noise_settings="False,uniform"), "noise_settings", "loss biv needs the variance", "True, or loss mse"),
+    (NEW, dict(noise_settings="True"), "noise_settings", "noise without a type", "True,type"),
+    (NEW, dict(noise_settings="True,normal"), "noise_settings", "unknown noise type", "uniform, binary_uniform, gamma"),
+    (NEW, dict(noise_settings=None), "noise_settings", "missing", "flag[,type]"),
+    (NEW, dict(noise_settings="True,binary_uniform"), "parameters", "1 component where binary_uniform takes 2", "4 numbers"),
+    (NEW, dict(params_settings="meanvar,0.5", parameters="False,10,20,1,2"), "parameters", "2 components where uniform takes 1", "2 numbers"),
+    (NEW, dict(noise_settings="True,binary_uniform", parameters="False,10,20,1,2"), "params_settings", "missing, with 2 components", "a number from 0 to 1"),
+    (NEW, dict(noise_settings="True,binary_uniform", params_settings="meanvar_avg,1,2000", parameters="False,10,20,1,2"), "params_settings", "p", "p < 1"),
+    (NEW, dict(noise_settings="True,gamma", parameters="True,10,0.5"), "params_settings", "heteroscedasticity scale", "uniform with meanvar"),
+    (NEW, dict(params_settings="boundaries", parameters="True,4,16"), "parameters", "belongs to meanvar", "numbers only"),
+    (NEW, dict(params_settings="manvar"), "params_settings", "a misspelling of 'meanvar'", "meanvar_avg"),
+    (NEW, dict(params_settings="meanvar_avg,0.5"), "params_settings", "without its ratio p and average variance X", "meanvar_avg,p,X"),
+    (NEW, dict(params_settings=None), "params_settings", "missing", "type[,p[,X]]"),
+    (NEW, dict(parameters="True,10,1.5"), "parameters", "the heteroscedasticity scale is out of range", "a number from 0 to 1"),
+    (NEW, dict(parameters="False,10,12,3"), "parameters", "do not pair up", "as many second values"),
+    (NEW, dict(extra_exp="256,0,True"), "extra_exp", "3 values", "batch_size,disturbance,normalise_loss,learning_rate"),
+    (NEW, dict(extra_exp="0,0,True,0.01"), "extra_exp", "the batch size is out of range", "a number >= 1"),
+    (NEW, dict(extra_exp="256,2,True,0.01"), "extra_exp", "the variance disturbance is out of range", "a number from 0 to 1"),
+    (NEW, dict(extra_exp="256,0,yes,0.01"), "extra_exp", "unknown normalisation flag", "True, False"),
+])
+def test_refusals(base, changes, group, fragment, allowed):
+    error = refused(base, **changes)
+    assert error.group == group
+    assert fragment in error.reason
+    assert allowed in error.allowed
+
+
+def test_example_with_two_groups_only():
+    two = dict(OLD, model_settings="mse,vanilla_cnn") | {name: None for name in list(OLD)[2:]}
+    assert "IndexError" in refused(two).reason
+
+
+@pytest.mark.parametrize("line, group, fragment", [
+    ("sbatch --gres=gpu:rtx8000:1 run.sh 'demo,7159,utkf,True' 'mse,resnet' False 'gamma,-1' -1 'manvar,-1' '10,5'", "command line", "7 values by position"),
+    ("", "command line", "0 values by position"),
+    ("--noise True --noise False", "noise", "given twice"),
+    ("--noise True stray", "stray", "no group of the original"),
+    ("--noise 'True", "command line", "quotation"),
+    ("--exp a,1,utkf,True", "exp", "no group of the original"),
+])
+def test_refused_lines(line, group, fragment):
+    with pytest.raises(Refused, match=group) as error: translate(line)
+    assert error.value.group == group and fragment in error.value.reason
+
+
+def test_a_flag_without_a_value_is_empty():
+    assert split_groups("--noise") == {"noise": ""}
+
+
+# The bibliography that goes with it
+
+def test_citation_file_names_papers_and_data():
+    citation = yaml.safe_load((Path(__file__).parents[1] / "CITATION.cff").read_text(encoding="utf-8"))
+    assert (citation["title"], citation["version"], citation["license"]) == ("uncpaper", "0.1.0", "MIT")
+    kinds = [reference["type"] for reference in citation["references"]]
+    assert len(kinds) - kinds.count("data") == 5 and kinds.count("data") == 6
+    assert all(reference["authors"] and reference["year"] for reference in citation["references"])
+
+
+@pytest.mark.parametrize("key", "eiv decu ddu dgm biv mnist fashion-mnist bike-sharing wine-quality utkface digits kish aitken".split())
+def test_bibliography_has(key):
+    bibliography = (Path(__file__).parents[1] / "nbs" / "references.bib").read_text(encoding="utf-8")
+    assert bibliography.count("{" + key + ",") == 1

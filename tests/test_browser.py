@@ -1,0 +1,65 @@
+"The site in a real browser, from the folder it lies in, with the network off."
+import pytest
+from browser import find
+from playwright.sync_api import sync_playwright
+
+pytestmark = [pytest.mark.browser, pytest.mark.skipif(find() is None, reason="NO BROWSER: the site was not looked at (install chromium, or: playwright install chromium)")]
+
+
+@pytest.fixture(scope="module")
+def browser():
+    flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+    with sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=find(), args=flags)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser, root):
+    "The front page, opened from the folder; anything asked of the network is refused and noted, as is every error of a script."
+    context = browser.new_context(offline=True, viewport={"width": 1300, "height": 900})
+    page = context.new_page()
+    page.asked, page.errors = [], []
+    page.on("request", lambda r: page.asked.append(r.url) if r.url.startswith("http") else None)
+    page.on("pageerror", lambda e: page.errors.append(str(e)))
+    page.goto((root / "_site/index.html").as_uri())
+    page.wait_for_url("**/nbs/index.html")
+    yield page
+    assert not page.asked and not page.errors
+    context.close()
+
+
+def test_from_the_front_page_to_a_claim_to_its_figure(page):
+    page.get_by_role("link", name="On bike rentals, BIV reaches a lower test error than the squared loss (L2).").click()
+    page.wait_for_url("**/papers/biv/label-noise.html#claim-bike-biv-below-l2")
+    assert page.locator("#claim-bike-biv-below-l2 .verdict").first.inner_text() in ("holds", "fails", "inconclusive")
+    figure = page.locator("img[src$='laptop-main.svg']")
+    figure.scroll_into_view_if_needed()
+    width = figure.evaluate("image => image.complete ? image.naturalWidth : 0")
+    assert width > 300
+    fold = page.locator("details.provenance").first
+    fold.locator("summary").click()
+    assert "commit" in fold.inner_text() and "SHA-256" in fold.inner_text()
+
+
+def test_mathematics_is_set(page, root):
+    page.goto((root / "_site/nbs/papers/biv/index.html").as_uri())
+    page.wait_for_selector("mjx-container svg")
+    assert "\\frac" not in page.locator("main").inner_text()
+
+
+def test_search(page):
+    box = page.locator("input[type=search]:visible").first
+    box.fill("effective batch size")
+    page.wait_for_selector(".search-result:visible")
+    page.locator(".search-result:visible").first.click()
+    page.wait_for_load_state()
+    assert "effective batch size" in page.locator("main").inner_text().lower()
+
+
+def test_dark_and_narrow(page):
+    page.emulate_media(color_scheme="dark")
+    page.set_viewport_size({"width": 390, "height": 800})
+    page.reload()
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth + 1")

@@ -1,0 +1,47 @@
+"The command line: what it prints, and its exit codes 0, 1 and 2."
+import json
+
+
+def test_list_explain_run_ledger(project):
+    assert "coins/flips" in project("list")
+    plan = project("explain", "coins/flips", "--profile", "laptop")
+    assert "21 stages" in plan and plan.count(" no ") == 21
+    said = project("run", "coins/flips", "-p", "seeds=2", "-p", "trials=10", "--cores", "1")
+    assert "inconclusive" in said and "custom" in said
+    plan = project("explain", "coins/flips", "-p", "seeds=2", "-p", "trials=10")
+    assert plan.count(" yes ") == 5 and "about 0 s" in plan
+    rows = json.loads(project("ledger", "--json"))
+    assert {"paper", "experiment", "claim", "published", "ours", "standard_error", "verdict", "seeds", "profile", "stale"} <= set(rows[0])
+    assert rows[0]["verdict"] == "not run", "a run with parameters of its own does not speak for a profile"
+
+
+def test_wrong_requests_are_one_line_with_exit_code_2(project):
+    wrong = {
+        ("run", "dice"): "no paper or experiment 'dice': there are coins; coins/flips",
+        ("run",): "say what to run: --all, or one of coins, coins/flips",
+        ("run", "coins", "-p", "sides=6"): "parameter 'sides' is unknown: allowed are seeds, trials, flips",
+        ("run", "coins", "-p", "seeds=many"): "parameter 'seeds' must be a int like 5, got 'many'",
+        ("run", "coins", "-p", "flips=[1, a]"): "parameter 'flips' must be a list like [10, 1000], got [1, 'a']",
+        ("run", "coins", "-p", "a b=1"): "parameter 'a b' is not a name",
+        ("run", "coins", "-p", "seeds"): "parameter 'seeds' must read name=value",
+        ("run", "coins", "--profile", "huge"): "profile 'huge' is unknown for coins/flips: allowed are quick, laptop, paper",
+        ("record", "coins", "--profile", "quick"): "coins/flips at quick is not finished: uncpaper run coins/flips --profile quick",
+    }
+    for words, message in wrong.items():
+        error = project(*words, code=2)
+        assert error.startswith(f"uncpaper: {message}") and error.count("\n") == 1, error
+    assert not project.stored()
+
+
+def test_a_run_that_fails_has_exit_code_1_and_keeps_the_rest(project):
+    project.edit("nbs/papers/coins/flips.ipynb", 'yscale=\\"log\\"', 'yscale=\\"no such scale\\"')
+    project.start("run", "coins").communicate(timeout=300)
+    assert len(project.stored("Flip")) == 10 and not project.stored("coins")
+    process = project.start("run", "coins")
+    _, error = process.communicate(timeout=300)
+    assert process.returncode == 1 and "no such scale" in error
+
+
+def test_doctor(project):
+    said = project("doctor")
+    for word in ("torch", "device", "data: mnist", "quarto"): assert word in said

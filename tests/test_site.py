@@ -1,0 +1,96 @@
+"The website as it lies in _site: whole, linked, and independent of the network."
+import json
+import re
+from functools import cache
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+
+from uncpaper.reproduce.experiments import Result, experiments
+from uncpaper.reproduce.ledger import best, evidence, rows
+
+
+class Page(HTMLParser):
+    "Links, ids and loaded resources of a page."
+    def __init__(self, text: str):
+        super().__init__()
+        self.links, self.ids, self.loads = [], set(), []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        a = dict(attributes)
+        self.ids |= {a[k] for k in ("id", "name") if a.get(k)}
+        if tag == "a" and a.get("href"): self.links.append(a["href"])
+        if tag in ("img", "script", "iframe", "source") and a.get("src"): self.loads.append(a["src"])
+        if tag == "link" and a.get("href") and a.get("rel") not in ("canonical",): self.loads.append(a["href"])
+
+
+@pytest.fixture(scope="module")
+def site(root) -> Path:
+    assert (root / "_site/index.html").exists(), "no site: make docs"
+    return root / "_site"
+
+
+@cache
+def parsed(path: Path) -> Page:
+    return Page(path.read_text())
+
+
+def test_every_link_leads_somewhere(site):
+    broken = []
+    for page in site.rglob("*.html"):
+        for link in parsed(page).links + parsed(page).loads:
+            parts = urlsplit(link)
+            if parts.scheme or link.startswith("#") and len(link) == 1: continue
+            target = (page.parent / unquote(parts.path)).resolve() if parts.path else page
+            if target.is_dir(): target = target / "index.html"
+            if not target.exists(): broken.append((str(page.relative_to(site)), link))
+            elif parts.fragment and target.suffix == ".html" and unquote(parts.fragment) not in parsed(target).ids: broken.append((str(page.relative_to(site)), link))
+    assert not broken
+
+
+def test_nothing_is_loaded_from_the_network(site):
+    remote = [(page.name, load) for page in site.rglob("*.html") for load in parsed(page).loads if urlsplit(load).scheme in ("http", "https") or load.startswith("//")]
+    assert not remote
+    for sheet in site.rglob("*.css"): assert not re.search(r"url\(['\"]?https?:|@import ['\"]?(url\()?['\"]?https?:", sheet.read_text()), sheet
+
+
+def test_every_notebook_has_a_page_and_no_page_failed(root, site):
+    for notebook in (root / "nbs").rglob("*.ipynb"):
+        if ".ipynb_checkpoints" in notebook.parts: continue
+        page = site / notebook.relative_to(root).with_suffix(".html")
+        assert page.exists(), notebook
+        assert "Traceback (most recent call last)" not in page.read_text(), notebook
+        assert "#| export" not in page.read_text() and "default_exp" not in page.read_text(), notebook
+
+
+def test_an_experiments_page_has_verdicts_figures_numbers_and_provenance(site):
+    for e in experiments():
+        text = (site / "nbs/papers" / f"{e.name}.html").read_text()
+        found = evidence(e)
+        assert {x.profile for x in found} >= {"quick", "laptop"}, e.name
+        for claim in e.claims: assert f'id="claim-{claim.id}"' in text, claim.id
+        for x in found:
+            assert x.manifest["key"] in text and "SHA-256 of the data" in text
+            for figure in x.result.figures: assert f"{e.path.stem}-{x.profile}-{figure}.svg" in text
+        for value in found[-1].result.values: assert value.source.split(",")[0] in text
+
+
+def test_the_front_page_says_claim_by_claim_what_holds(site):
+    text = (site / "nbs/index.html").read_text()
+    for row in best(rows()):
+        assert row.sentence.split(";")[0][:40] in text
+        assert f"{row.experiment}.html#claim-{row.claim}" in text
+
+
+def test_results_and_their_schema_are_on_the_site(site):
+    assert json.loads((site / "nbs/reproduce/result.schema.json").read_text()) == Result.model_json_schema()
+    for file in (site / "nbs/papers").rglob("*-quick.json"): Result.model_validate_json(file.read_text())
+
+
+def test_search_finds_the_papers_words(site):
+    index = json.loads((site / "search.json").read_text())
+    assert any("heteroscedastic" in entry["text"].lower() for entry in index)
+    assert (site / "site_libs/mathjax.js").stat().st_size > 1e6
