@@ -129,4 +129,5 @@ def build_job(plan: Path, name: str) -> None:
     job = jobs[name]
     run = run_of(find(job["experiment"])[0], **{"profile": "quick", **job["parameters"]})
     wanted = {s.key: s for s in in_order([run])}
+    if gone := set(job["keys"]) - set(wanted): raise BadRequest(f"{name}: the code has changed since the plan was made ({len(gone)} keys differ): run again")
     for key in job["keys"]: wanted[key].ensure()

@@ -434,7 +434,7 @@ def variance_from(
     "The distribution that a text describes. Raises ValueError, which names what is allowed, for anything else."
     if text.strip().lower() == "none": return None
     try: law = _read(ast.parse(text.strip(), mode="eval").body)
-    except (SyntaxError, TypeError, OverflowError, ValueError) as error: law, reason = None, str(error).replace("\n", " ")
+    except (SyntaxError, TypeError, ValueError, OverflowError, RecursionError, MemoryError) as error: law, reason = None, str(error).replace("\n", " ")
     else: reason = "that is no distribution"
     if isinstance(law, tuple(_LAWS.values())): return law
     raise ValueError(f"variance: got {text!r}: {reason}; allowed: {_TEXTS}")
@@ -472,6 +472,16 @@ def _length(request: Request) -> dict[str, int]:
     batch = min(request.batch_size, train)
     return dict(train_size=train, test_size=test, batch_size=batch, steps=EPOCHS[request.dataset] * math.ceil(train / batch))
 
+def _leaves_one(task: str, train_size: int, batch_size: int) -> bool:
+    "Whether a batch has one row only, and the network normalises over the batch and cannot take it."
+    return task == "wine-red" and (batch_size == 1 or train_size % batch_size == 1)
+
+def _check_batch(request: Request) -> None:
+    "Refuses a batch size that leaves one row for a batch of its own, if the network cannot take it."
+    train, _, batch, _ = _length(request).values()
+    if _leaves_one(TASKS[request.dataset], train, batch):
+        raise Refused("extra_exp", f"{batch}", f"leaves one of {train} rows for a batch of its own, which batch normalisation cannot take", "another batch size")
+
 def _number_of_loss(request: Request) -> dict[str, float]:
     "Epsilon or cutoff, whichever the loss has."
     names = {"biv": ["epsilon"], "iv": ["epsilon"], "cutoff": ["cutoff"]}.get(request.loss, [])
@@ -487,6 +497,7 @@ def parameters_of(
     "The parameters that a request becomes. Raises `Refused` where its parts contradict each other, or nothing here does what it asks."
     _check_standardised(request)
     _check_variances_known(request)
+    _check_batch(request)
     variance = variance_model(request) if request.noise else None
     _check_survivors(request, variance)
     return dict(task=TASKS[request.dataset], model=request.model, loss=request.loss, **_number_of_loss(request),
@@ -642,8 +653,10 @@ def _check_word(name: str, value: str, allowed: Sequence[str]) -> None:
     if value not in allowed: raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
 
 def _check_number(name: str, value: float, low: float, high: float = math.inf) -> None:
-    "Raises ValueError unless a number lies within its bounds."
-    if not low <= value <= high: raise ValueError(f"{name} must be between {low:.12g} and {high:.12g}, got {value!r}")
+    "Raises ValueError unless a number is finite and within its bounds."
+    if math.isfinite(value) and low <= value <= high: return
+    bounds = f"between {low} and {high}" if math.isfinite(high) else f"finite and >= {low}"
+    raise ValueError(f"{name} must be {bounds}, got {value!r}")
 
 def _check_sizes(task: str, train_size: int, test_size: int, batch_size: int) -> None:
     "Raises ValueError unless the data set has so many rows, and the training set a batch."
@@ -651,6 +664,8 @@ def _check_sizes(task: str, train_size: int, test_size: int, batch_size: int) ->
     _check_number(f"test_size for {task}", test_size, 1, rows - 1 if rows else SIZES["utkf"][1])
     _check_number(f"train_size for {task}" + f" with test_size {test_size}" * bool(rows), train_size, 1, rows - test_size if rows else SIZES["utkf"][0])
     _check_number(f"batch_size with train_size {train_size}", batch_size, 1, train_size)
+    if _leaves_one(task, train_size, batch_size):
+        raise ValueError(f"batch_size with train_size {train_size} must leave no batch of one row, which {task}'s network cannot take, got {batch_size}")
 
 def _task(task: str, model: str, train_size: int, test_size: int) -> Bike | RedWine | Faces:
     "The data set, which brings its network."
@@ -660,11 +675,12 @@ def _task(task: str, model: str, train_size: int, test_size: int) -> Bike | RedW
     return {"bike-sharing": Bike, "wine-red": RedWine}[task](train_size, test_size)
 
 def _loss(loss: str, epsilon: float, cutoff: float) -> L2 | IV | BIV | Cutoff:
-    "The loss with the number that it has."
+    "The loss with the number that it has; the other is not read."
     _check_word("loss", loss, list(LOSSES.values()))
-    _check_number("epsilon", epsilon, 0)
-    _check_number("cutoff", cutoff, 0)
-    return {"mse": L2(), "iv": IV(epsilon), "biv": BIV(epsilon), "cutoff": Cutoff(cutoff)}[loss]
+    if loss == "mse": return L2()
+    kind, name, number = {"iv": (IV, "epsilon", epsilon), "biv": (BIV, "epsilon", epsilon), "cutoff": (Cutoff, "cutoff", cutoff)}[loss]
+    _check_number(name, number, 0)
+    return kind(number)
 
 def single(
     *,
