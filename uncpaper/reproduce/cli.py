@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['app', 'console', 'Profile', 'Settings', 'Cores', 'NARROW', 'SHADES', 'settings', 'show', 'list_', 'states', 'run',
-           'chosen_experiments', 'run_rows', 'explain', 'ledger', 'record', 'site', 'readme', 'build', 'doctor',
-           'installed', 'data_state', 'main']
+           'chosen_experiments', 'run_rows', 'explain', 'ledger', 'record', 'site', 'readme', 'doctor', 'installed',
+           'data_state', 'main']
 
 # %% ../../nbs/reproduce/08_cli.ipynb #04267c45
 import json
@@ -13,7 +13,6 @@ import shutil
 import sys
 from collections import Counter
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -22,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from .. import data
-from . import batch, ledger as ledgers, site as sites
+from . import batch, ledger as ledgers
 from .experiments import PROFILES, BadFile, BadRequest, Experiment, Run, experiments, find, papers, published, run_of
 from .stages import device_name, in_order
 from .store import home
@@ -114,17 +113,14 @@ def record(what: str, profile: Profile = "laptop") -> None:
 @app.command()
 def site() -> None:
     "Build the website from what has been run and recorded."
-    console.print(f"the site lies at {sites.build()}")
+    from uncpaper.reproduce.site import build # imports what only the site needs
+    console.print(f"the site lies at {build()}")
 
 @app.command()
 def readme() -> None:
     "Write README.md from nbs/index.ipynb."
-    sites.write_readme()
-
-@app.command(hidden=True)
-def build(name: str, plan: Annotated[Path, typer.Option()]) -> None:
-    "Build one job of a plan: what the Snakefile calls."
-    batch.build_job(plan, name)
+    from uncpaper.reproduce.site import write_readme
+    write_readme()
 
 @app.command()
 def doctor() -> None:

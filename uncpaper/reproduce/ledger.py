@@ -17,12 +17,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import nbformat
 import pandas as pd
 from pydantic import BaseModel
 
 from .experiments import PROFILES, BadRequest, Experiment, Result, experiments, papers, published, run_of
-from .stages import default_store
+from .stages import default_store, one_look
 from .store import home, sha256
 
 # %% ../../nbs/reproduce/06_ledger.ipynb #d1244c06
@@ -53,9 +52,10 @@ def evidence(experiment: Experiment) -> list[Evidence]:
         elif key: found.append(Evidence(profile, recorded, True, stale=run.key != key))
     return found
 
-# %% ../../nbs/reproduce/06_ledger.ipynb #e7ba249a
-def trimmed(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+# %% ../../nbs/reproduce/06_ledger.ipynb #6b01de79
+def trimmed(notebook: "nbformat.NotebookNode") -> "nbformat.NotebookNode":
     "An executed notebook with its outputs, without progress bars, messages and execution records."
+    import nbformat
     kept = [c for c in notebook.cells if "injected-parameters" not in c.metadata.get("tags", [])]
     for cell in kept:
         cell.metadata = {"tags": cell.metadata["tags"]} if cell.metadata.get("tags") else {}
@@ -67,6 +67,7 @@ def trimmed(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
 
 def record(experiment: Experiment, profile: str) -> Path:
     "Keep a finished run under `results/`. Raises BadRequest when it is not finished."
+    import nbformat
     run = run_of(experiment, profile)
     if not run.done(): raise BadRequest(f"{experiment.name} at {profile} is not finished: uncpaper run {experiment.name} --profile {profile}")
     source, target = default_store().folder(run.key), recorded_folder(experiment, profile)
@@ -105,7 +106,7 @@ class Row(BaseModel):
 
 def rows(chosen: Iterable[Experiment] | None = None) -> list[Row]:
     "The ledger, of all experiments or of those given."
-    return [row for e in (experiments() if chosen is None else chosen) for row in experiment_rows(e, evidence(e))]
+    with one_look(): return [row for e in (experiments() if chosen is None else chosen) for row in experiment_rows(e, evidence(e))]
 
 def experiment_rows(experiment: Experiment, found: Sequence[Evidence]) -> list[Row]:
     "The ledger's rows of one experiment."

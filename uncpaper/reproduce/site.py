@@ -4,13 +4,15 @@
 
 # %% auto #0
 __all__ = ['DIRECTIVE', 'REMOTE', 'OFFLINE_SEARCH', 'imported', 'module_source', 'modules_used', 'code_of', 'ledger_state',
-           'Page', 'page_of', 'executed', 'for_readers', 'is_hidden', 'badge', 'claim_card', 'estimate', 'html_table',
-           'values_table', 'provenance_fold', 'evidence_text', 'experiment_page', 'not_run', 'notebook_cells', 'Shown',
-           'overview', 'verdict_overview', 'claims_overview', 'paper_cards', 'paper_links', 'build', 'notebooks', 'put',
-           'stage_experiment', 'render', 'make_offline', 'offline_page', 'write_readme', 'cell_markdown']
+           'Page', 'execute', 'page_of', 'executed', 'for_readers', 'is_hidden', 'badge', 'claim_card', 'estimate',
+           'html_table', 'values_table', 'provenance_fold', 'evidence_text', 'experiment_page', 'not_run',
+           'notebook_cells', 'Shown', 'overview', 'verdict_overview', 'claims_overview', 'paper_cards', 'paper_links',
+           'build', 'notebooks', 'put', 'stage_experiment', 'render', 'make_offline', 'offline_page', 'write_readme',
+           'cell_markdown']
 
-# %% ../../nbs/reproduce/07_site.ipynb #0c8280fd
+# %% ../../nbs/reproduce/07_site.ipynb #11c69026
 import ast
+import contextvars
 import functools
 import html
 import importlib.resources
@@ -23,7 +25,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +32,7 @@ import nbformat
 import pandas as pd
 
 import uncpaper
+from .. import data as datasets
 from .experiments import Experiment, Result, experiments, papers, published, read_cells, tagged
 from .fingerprint import normalised
 from .ledger import Evidence, best, evidence, recorded_folder, rows, spelled, tally, trimmed, with_error
@@ -88,14 +90,22 @@ class Page(Stage):
     @property
     def label(self) -> str: return "page." + self.path.removeprefix("nbs/").removesuffix(".ipynb").replace("/", ".")
 
+    @property
+    def data(self) -> tuple[str, ...]: return tuple(n for n in datasets.names() if datasets.card(n).embedded)
+
     def build(self, folder: Path) -> dict:
-        from execnb.shell import CaptureShell
-        notebook = nbformat.read(home() / self.path, 4)
-        environment = dict(os.environ)
-        try: CaptureShell(mpl_format="svg").run_all(notebook, exc_stop=True)
-        finally: os.environ.clear(); os.environ.update(environment)
-        nbformat.write(notebook, folder / "notebook.ipynb")
+        environment, where = dict(os.environ), os.getcwd()
+        try: contextvars.Context().run(execute, home() / self.path, folder / "notebook.ipynb")
+        finally: os.environ.clear(); os.environ.update(environment); os.chdir(where)
         return {}
+
+def execute(source: Path, target: Path) -> None:
+    "Execute a notebook in this process, and write it with what it showed. Raises what a cell raises."
+    from execnb.nbio import read_nb, write_nb
+    from execnb.shell import CaptureShell
+    notebook = read_nb(source)
+    CaptureShell(mpl_format="svg").run_all(notebook, exc_stop=True)
+    write_nb(notebook, target)
 
 def page_of(path: Path) -> Page:
     "The page stage of a notebook."
@@ -104,12 +114,15 @@ def page_of(path: Path) -> Page:
     return Page(str(path.relative_to(home())), hash_json([[c.source for c in notebook.cells], modules_used(source), ledger_state(source)]))
 
 def executed(pages: Iterable[Page], cores: int = 2) -> None:
-    "Execute pages side by side, in copies of this process that have torch already."
+    "Execute pages side by side, in copies of this process that have torch already. Raises RuntimeError when one fails."
     missing = [p for p in pages if not p.done()]
-    with ProcessPoolExecutor(cores, mp_context=multiprocessing.get_context("fork")) as pool:
-        list(pool.map(Page.ensure, missing))
+    fork = multiprocessing.get_context("fork")
+    workers = [fork.Process(target=lambda part: [p.ensure() for p in part], args=(missing[i::cores],)) for i in range(cores)]
+    for w in workers: w.start()
+    for w in workers: w.join()
+    if any(w.exitcode for w in workers): raise RuntimeError(f"not executed: {', '.join(p.path for p in missing if not p.done())}; the error stands above")
 
-# %% ../../nbs/reproduce/07_site.ipynb #d3eb0a64
+# %% ../../nbs/reproduce/07_site.ipynb #dd637dcc
 DIRECTIVE = re.compile(r"^#\|\s*(export|exporti|exports|default_exp|hide_input|eval)\b.*\n?", re.M)
 
 def for_readers(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
@@ -124,7 +137,7 @@ def for_readers(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
 def is_hidden(cell: nbformat.NotebookNode) -> bool:
     return cell.cell_type == "code" and bool(re.match(r"#\|\s*(hide|default_exp)\s*(\n|$|\w)", cell.source)) and not cell.source.startswith("#| hide_input")
 
-# %% ../../nbs/reproduce/07_site.ipynb #0fa1f7f0
+# %% ../../nbs/reproduce/07_site.ipynb #07e8ffd2
 def badge(verdict: str) -> str:
     return f'<span class="verdict {verdict.replace(" ", "-")}">{verdict}</span>'
 
@@ -159,7 +172,7 @@ def provenance_fold(e: Evidence) -> str:
     table = "".join(f"<tr><th>{k}</th><td>{html.escape(str(v))}</td></tr>" for k, v in facts.items())
     return f'<details class="provenance"><summary>Provenance</summary>\n<table class="table table-sm"><colgroup><col style="width: 10em"><col></colgroup><tbody>{table}</tbody></table>\n</details>\n'
 
-# %% ../../nbs/reproduce/07_site.ipynb #e791c5d3
+# %% ../../nbs/reproduce/07_site.ipynb #e80729f3
 def evidence_text(e: Evidence, name: str) -> str:
     "Everything that one run has to show, as Markdown."
     where = "recorded" if e.recorded else "this machine"
@@ -189,7 +202,7 @@ def notebook_cells(experiment: Experiment, ordered: list[Evidence]) -> list[nbfo
         if cell.cell_type == "code" and not cell.source.startswith("#| echo"): cell.source = f"#| code-fold: true\n{cell.source}"
     return cells
 
-# %% ../../nbs/reproduce/07_site.ipynb #e693adc4
+# %% ../../nbs/reproduce/07_site.ipynb #496ae3c0
 @dataclass(frozen=True)
 class Shown:
     "Something with a face for the site and one for the README."
@@ -222,7 +235,7 @@ def claims_overview(paper: str | None = None, up: str = "") -> Shown:
     text = [{"claim": f"[{r.sentence}](nbs/{link(r, 'ipynb')})" + ("" if r.origin == "paper" else " *(our question)*"), "verdict": f"**{r.verdict}**", **c} for r, c in zip(chosen, common)]
     return overview(pd.DataFrame(site), pd.DataFrame(text))
 
-# %% ../../nbs/reproduce/07_site.ipynb #e0bd7f98
+# %% ../../nbs/reproduce/07_site.ipynb #d0dd1878
 def paper_cards() -> Shown:
     "One row a paper, with its authors and its experiments."
     told = [(published(p).paper, p, experiments(p)) for p in papers()]
@@ -236,7 +249,7 @@ def paper_links(card, paper: str) -> str:
     method = f'<a href="{paper}/index.html">summary and method</a>' if (home() / f"nbs/papers/{paper}/index.ipynb").exists() else ""
     return " · ".join(filter(None, [method, f'<a href="{card.url}">the paper</a>' if card.url else ""]))
 
-# %% ../../nbs/reproduce/07_site.ipynb #928fc556
+# %% ../../nbs/reproduce/07_site.ipynb #256615da
 def build() -> Path:
     "Build the website in `_site` and return its first page. Nothing is replaced before the new site is whole."
     pages = {p: page_of(p) for p in notebooks() if tagged(read_cells(p), "parameters") is None}
@@ -275,7 +288,7 @@ def render(folder: Path) -> None:
     if shutil.which("quarto"): subprocess.run(["quarto", "render", str(folder), "--quiet"], check=True)
     else: subprocess.run([sys.executable, "-m", "smalldocs.cli", "render", "--quiet", str(folder)], check=True)
 
-# %% ../../nbs/reproduce/07_site.ipynb #529f4532
+# %% ../../nbs/reproduce/07_site.ipynb #3051385d
 REMOTE = re.compile(r"""<(?:script|link)\b[^>]*?(?:src|href)=["']?https?://[^>]*?(?:katex|mathjax|polyfill)[^>]*>(?:\s*</script>)?""", re.I)
 
 def make_offline(site: Path) -> None:
@@ -301,7 +314,7 @@ def offline_page(text: str, up: str) -> str:
     scripts = f'<script src="{up}site_libs/offline-search.js"></script>\n' + (f'<script defer src="{up}site_libs/mathjax.js"></script>\n' if remote else "")
     return text.replace("</head>", f"{scripts}</head>", 1)
 
-# %% ../../nbs/reproduce/07_site.ipynb #38980ad8
+# %% ../../nbs/reproduce/07_site.ipynb #2fe64a27
 def write_readme() -> Path:
     "Write README.md from `nbs/index.ipynb`."
     page = page_of(home() / "nbs" / "index.ipynb").ensure()
