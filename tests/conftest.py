@@ -71,10 +71,13 @@ class Project:
         path.write_text(text.replace(old, new))
 
 
+def make_project(home: Path) -> Project:
+    "A project whose only paper is the page's example."
+    follow_the_page(home)
+    for name in ("Snakefile", "_quarto.yml", "nbs/site.css"): shutil.copy(ROOT / name, home / name)
+    return Project(home)
+
+
 @pytest.fixture
 def project(tmp_path) -> Project:
-    "A project whose only paper is the page's example."
-    follow_the_page(tmp_path)
-    for name in ("Snakefile", "_quarto.yml"): shutil.copy(ROOT / name, tmp_path / name)
-    shutil.copy(ROOT / "nbs/site.css", tmp_path / "nbs/site.css")
-    return Project(tmp_path)
+    return make_project(tmp_path)

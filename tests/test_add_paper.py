@@ -33,11 +33,12 @@ def test_a_claim_that_the_notebook_forgets_stops_the_run(project):
 
 
 def test_a_mistake_in_a_file_is_one_line_that_names_it(project):
-    project.edit("nbs/papers/coins/profiles.yaml", "seeds: 10", "sedes: 10")
+    project.edit("nbs/papers/coins/profiles.yaml", "{seeds: 10}", "{sedes: 10}")
     assert project("list", code=2) == "uncpaper: coins/profiles.yaml: flips: parameter 'sedes' is unknown: allowed are seeds, trials, flips\n"
-    project.edit("nbs/papers/coins/profiles.yaml", "sedes: 10", "seeds: ten")
+    project.edit("nbs/papers/coins/profiles.yaml", "{sedes: 10}", "{seeds: ten}")
     assert "parameter 'seeds' must be a int like 5, got 'ten'" in project("list", code=2)
     project.edit("nbs/papers/coins/profiles.yaml", "laptop: {seeds: ten}", "desktop: {seeds: 10}")
     assert "coins/profiles.yaml: flips.desktop" in project("list", code=2)
+    project.edit("nbs/papers/coins/profiles.yaml", "desktop:", "laptop:")
     project.edit("nbs/papers/coins/published.yaml", "experiment: flips\n", "experimnt: flips\n")
     assert "coins/published.yaml: claims.0" in project("list", code=2)

@@ -1,15 +1,23 @@
 "What a change makes run again, and what not: exactly what depends on it."
-import json
-import os
 import shutil
 
 import pytest
+from conftest import Project, make_project
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    "The page's example, run once."
+    project = make_project(tmp_path_factory.mktemp("finished"))
+    project("run", "coins", "-p", "seeds=2", "-p", "trials=20")
+    return project
 
 
 @pytest.fixture
-def done(project):
-    project("run", "coins", "-p", "seeds=2", "-p", "trials=20")
-    return project
+def done(finished, tmp_path):
+    "A copy of it, with the times of its files."
+    shutil.copytree(finished.home, tmp_path / "copy")
+    return Project(tmp_path / "copy")
 
 
 def rerun(project, *settings: str) -> set[str]:

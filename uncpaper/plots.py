@@ -77,4 +77,4 @@ def published_line(
     "Draw a number of the paper, thin and grey, behind ours."
     axes.axhline(y, color=COLOURS["published"], linewidth=0.9, linestyle=(0, (4, 3)), zorder=0)
     if band: axes.axhspan(y - band, y + band, color=COLOURS["published"], alpha=0.15, linewidth=0, zorder=0)
-    axes.annotate(label, (1, y), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8, color=COLOURS["published"])
+    axes.annotate(label, (1.01, y), xycoords=("axes fraction", "data"), ha="left", va="center", fontsize=8, color=COLOURS["published"], annotation_clip=False)

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['PROFILES', 'Strict', 'PaperCard', 'ValueSpec', 'Value', 'Published', 'Profiles', 'BadFile', 'parsed_yaml',
            'read_yaml', 'BadRequest', 'declared', 'checked', 'fits', 'Cell', 'read_cells', 'tagged', 'Experiment',
-           'profiles_of', 'published', 'papers', 'experiments', 'find', 'Result', 'Study', 'Written', 'named',
-           'interval', 'report_folder', 'save_figure', 'provenance', 'commit', 'planned', 'execute', 'notebook_code',
-           'Run', 'IPCKernelManager', 'run_of']
+           'profiles_of', 'published', 'papers', 'experiments', 'position', 'find', 'Result', 'Study', 'Written',
+           'named', 'interval', 'report_folder', 'save_figure', 'provenance', 'commit', 'planned', 'execute',
+           'notebook_code', 'Run', 'IPCKernelManager', 'run_of']
 
 # %% ../../nbs/reproduce/04_experiments.ipynb #940992bc
 import ast
@@ -198,9 +198,15 @@ def papers() -> list[str]:
     return sorted(p.parent.name for p in (home() / "nbs" / "papers").glob("*/published.yaml"))
 
 def experiments(paper: str | None = None) -> list[Experiment]:
-    "All experiments, or those of one paper."
+    "All experiments, or those of one paper, in the order of their profiles.yaml."
     paths = sorted((home() / "nbs" / "papers").glob(f"{paper or '*'}/*.ipynb"))
-    return [e for e in map(Experiment, paths) if tagged(e.cells, "parameters") is not None]
+    found = [e for e in map(Experiment, paths) if tagged(e.cells, "parameters") is not None]
+    return sorted(found, key=lambda e: (e.paper, position(e)))
+
+def position(experiment: Experiment) -> int:
+    "The experiment's place in its paper's profiles.yaml."
+    order = list(profiles_of(experiment.path.parent))
+    return order.index(experiment.path.stem) if experiment.path.stem in order else len(order)
 
 def find(request: str) -> list[Experiment]:
     "The experiments that `paper` or `paper/experiment` names. Raises BadRequest, which lists what there is."

@@ -133,7 +133,8 @@ def best(ledger: Iterable[Row]) -> list[Row]:
         if row.kind != "claim": continue
         key = row.paper, row.claim
         if key not in chosen or rank(row) > rank(chosen[key]): chosen[key] = row
-    return list(chosen.values())
+    place = {(p, c.id): i for p in papers() for i, c in enumerate(published(p).claims)}
+    return sorted(chosen.values(), key=lambda r: (r.paper, place.get((r.paper, r.claim), len(place))))
 
 def rank(row: Row) -> tuple[bool, int]:
     return not row.stale, PROFILES.index(row.profile) if row.profile in PROFILES else -1

@@ -29,7 +29,7 @@ from ...numerics import generator
 from ...reproduce.stages import Stage
 from ...training import Minibatches, fit, predict
 
-# %% ../../../nbs/papers/biv/index.ipynb #6cbcfe59
+# %% ../../../nbs/papers/biv/index.ipynb #3288fe97
 @dataclass(frozen=True)
 class L2:
     "Mean squared error: every label counts the same."
@@ -63,7 +63,7 @@ class Cutoff:
 
 Loss = L2 | BIV | IV | Cutoff
 
-# %% ../../../nbs/papers/biv/index.ipynb #149b2500
+# %% ../../../nbs/papers/biv/index.ipynb #6fd715a5
 class Problem(NamedTuple):
     "A regression problem, standardised by its training part."
     x: Tensor       # training inputs, (sample, ...)
@@ -109,7 +109,7 @@ class RedWine:
         train, test = shuffled_split(len(x), (self.train, self.test), seed, groups=duplicate_groups(torch.cat([x, y], 1)))
         return problem(x[train], y[train], x[test], y[test])
 
-# %% ../../../nbs/papers/biv/index.ipynb #d0c8342c
+# %% ../../../nbs/papers/biv/index.ipynb #d814884a
 DIGITS = (2, 3, 4, 5, 7)
 
 def rotated(
@@ -171,7 +171,7 @@ class Faces:
 
 Task = Bike | RedWine | Angles | Faces
 
-# %% ../../../nbs/papers/biv/index.ipynb #04ebb94b
+# %% ../../../nbs/papers/biv/index.ipynb #e21dd43f
 Variance = UniformVariance | GammaVariance | VarianceMixture
 
 def noisy_labels(
@@ -188,7 +188,7 @@ def noisy_labels(
     reported = disturb(v, disturbance, generator(seed, "disturbance"))
     return y + noise / unit, reported / unit**2
 
-# %% ../../../nbs/papers/biv/index.ipynb #0366c456
+# %% ../../../nbs/papers/biv/index.ipynb #34738b14
 @dataclass(frozen=True)
 class Adam:
     lr: float = 1e-3
@@ -244,7 +244,7 @@ def summary(history: pd.DataFrame) -> dict[str, float]:
     mse = history.test_mse.fillna(DIVERGED).clip(upper=DIVERGED)
     return {"min": float(mse.min()), "min_step": int(history.step[mse.argmin()]), "end": float(mse.iloc[-1])}
 
-# %% ../../../nbs/papers/biv/index.ipynb #b0c9de69
+# %% ../../../nbs/papers/biv/index.ipynb #e0d4db7c
 def exponential(mean: float) -> GammaVariance:
     "Gamma with shape one and this mean, the family that fits the published figure."
     return GammaVariance.from_moments(mean, mean**2)
