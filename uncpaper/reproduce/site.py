@@ -291,7 +291,7 @@ def render(folder: Path) -> None:
 # %% ../../nbs/reproduce/07_site.ipynb #3051385d
 REMOTE = re.compile(r"""<(?:script|link)\b[^>]*?(?:src|href)=["']?https?://[^>]*?(?:katex|mathjax|polyfill)[^>]*>(?:\s*</script>)?""", re.I)
 
-REMOTE_SHEET = re.compile(r"""@import\s+(?:url\()?["']?https?:[^;]*;""")
+REMOTE_SHEET = re.compile(r"""@import\s+(?:url\(["']?https?:[^)]*\)|"https?:[^"]*"|'https?:[^']*')\s*;?""")
 
 def make_offline(site: Path) -> None:
     "Put everything that pages load beside them, and a first page at the top."
