@@ -7,7 +7,7 @@ __all__ = ['PROFILES', 'Strict', 'PaperCard', 'ValueSpec', 'Value', 'Published',
            'read_yaml', 'BadRequest', 'declared', 'checked', 'fits', 'Cell', 'read_cells', 'tagged', 'Experiment',
            'profiles_of', 'published', 'papers', 'experiments', 'position', 'find', 'Result', 'Study', 'Written',
            'named', 'interval', 'report_folder', 'save_figure', 'provenance', 'commit', 'planned', 'execute',
-           'notebook_code', 'Run', 'IPCKernelManager', 'run_of']
+           'notebook_code', 'Run', 'ipc_kernels', 'run_of']
 
 # %% ../../nbs/reproduce/04_experiments.ipynb #940992bc
 import ast
@@ -16,6 +16,7 @@ import json
 import linecache
 import os
 import subprocess
+import tempfile
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -377,17 +378,20 @@ class Run(Stage):
     def build(self, folder: Path) -> dict:
         import papermill
         os.environ["UNCPAPER_REPORT"] = str(folder)
-        papermill.execute_notebook(find(self.experiment)[0].path, folder / "notebook.ipynb", parameters=dict(self.parameters), cwd=home(),
-                                   kernel_name="python3", language="python", kernel_manager_class=IPCKernelManager, progress_bar=False)
+        with tempfile.TemporaryDirectory(prefix="uncpaper-") as place:
+            papermill.execute_notebook(find(self.experiment)[0].path, folder / "notebook.ipynb", parameters=dict(self.parameters), cwd=home(),
+                                       kernel_name="python3", language="python", kernel_manager_class=ipc_kernels(place), progress_bar=False)
         return {}
 
     def report(self) -> Result:
         "What the run says. Builds it when it is missing."
         return Result.model_validate(self.result()["result"])
 
-class IPCKernelManager(AsyncKernelManager):
-    "Talks to its kernel through files rather than TCP ports: kernels that start at the same moment cannot take each other's."
-    def __init__(self, **options): super().__init__(**{**options, "transport": "ipc"})
+def ipc_kernels(place: str) -> type[AsyncKernelManager]:
+    "Kernel managers that talk through files in `place` rather than TCP ports: kernels that start at the same moment cannot take each other's."
+    class IPCKernelManager(AsyncKernelManager):
+        def __init__(self, **options): super().__init__(**{**options, "transport": "ipc", "connection_file": f"{place}/kernel.json"})
+    return IPCKernelManager
 
 def run_of(
     experiment: Experiment,
