@@ -7,11 +7,9 @@ __all__ = ['Loss', 'DIGITS', 'Task', 'Variance', 'DIVERGED', 'BIKE_MU', 'FACES_M
            'Cutoff', 'Problem', 'problem', 'Bike', 'RedWine', 'rotated', 'Angles', 'Pixels', 'Faces', 'noisy_labels',
            'Adam', 'SGD', 'Train', 'errors', 'summary', 'exponential', 'collect', 'histories']
 
-# %% ../../../nbs/papers/biv/index.ipynb #acb00cf8
-import math
+# %% ../../../nbs/papers/biv/index.ipynb #4e9c7c3d
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
@@ -29,7 +27,7 @@ from ...numerics import generator
 from ...reproduce.stages import Stage
 from ...training import Minibatches, fit, predict
 
-# %% ../../../nbs/papers/biv/index.ipynb #3288fe97
+# %% ../../../nbs/papers/biv/index.ipynb #a8549279
 @dataclass(frozen=True)
 class L2:
     "Mean squared error: every label counts the same."
@@ -63,7 +61,7 @@ class Cutoff:
 
 Loss = L2 | BIV | IV | Cutoff
 
-# %% ../../../nbs/papers/biv/index.ipynb #6fd715a5
+# %% ../../../nbs/papers/biv/index.ipynb #179864eb
 class Problem(NamedTuple):
     "A regression problem, standardised by its training part."
     x: Tensor       # training inputs, (sample, ...)
@@ -109,7 +107,7 @@ class RedWine:
         train, test = shuffled_split(len(x), (self.train, self.test), seed, groups=duplicate_groups(torch.cat([x, y], 1)))
         return problem(x[train], y[train], x[test], y[test])
 
-# %% ../../../nbs/papers/biv/index.ipynb #d814884a
+# %% ../../../nbs/papers/biv/index.ipynb #9f0c4ea8
 DIGITS = (2, 3, 4, 5, 7)
 
 def rotated(
@@ -171,7 +169,7 @@ class Faces:
 
 Task = Bike | RedWine | Angles | Faces
 
-# %% ../../../nbs/papers/biv/index.ipynb #e21dd43f
+# %% ../../../nbs/papers/biv/index.ipynb #38d1fe82
 Variance = UniformVariance | GammaVariance | VarianceMixture
 
 def noisy_labels(
@@ -188,7 +186,7 @@ def noisy_labels(
     reported = disturb(v, disturbance, generator(seed, "disturbance"))
     return y + noise / unit, reported / unit**2
 
-# %% ../../../nbs/papers/biv/index.ipynb #34738b14
+# %% ../../../nbs/papers/biv/index.ipynb #fe79ad34
 @dataclass(frozen=True)
 class Adam:
     lr: float = 1e-3
@@ -244,7 +242,7 @@ def summary(history: pd.DataFrame) -> dict[str, float]:
     mse = history.test_mse.fillna(DIVERGED).clip(upper=DIVERGED)
     return {"min": float(mse.min()), "min_step": int(history.step[mse.argmin()]), "end": float(mse.iloc[-1])}
 
-# %% ../../../nbs/papers/biv/index.ipynb #e0d4db7c
+# %% ../../../nbs/papers/biv/index.ipynb #cdab63b5
 def exponential(mean: float) -> GammaVariance:
     "Gamma with shape one and this mean, the family that fits the published figure."
     return GammaVariance.from_moments(mean, mean**2)
