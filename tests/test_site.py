@@ -63,7 +63,7 @@ def test_every_notebook_has_a_page_and_no_page_failed(root, site):
         page = site / notebook.relative_to(root).with_suffix(".html")
         assert page.exists(), notebook
         assert "Traceback (most recent call last)" not in page.read_text(), notebook
-        assert "#| export" not in page.read_text() and "default_exp" not in page.read_text(), notebook
+        assert not re.search(r'class="co">#\| *(export|default_exp|hide)\b', page.read_text()), notebook
 
 
 def test_an_experiments_page_has_verdicts_figures_numbers_and_provenance(site):
