@@ -63,10 +63,12 @@ def _label(name: str) -> str: return name.replace("_", " ")
 
 def _is_slider(values: Sequence[Value]) -> bool: return not any(isinstance(v, str) for v in values)
 
+_KEYS = 'data-lm-suppress-shortcuts="true"'
+
 def _html_control(name: str, values: Sequence[Value]) -> str:
     "A labelled slider or menu whose value is the place in `values`."
     words = [html.escape(_spelled(v)) for v in values]
-    shared = f'name="{html.escape(name)}" data-words="{html.escape(json.dumps([_spelled(v) for v in values]))}" autocomplete="off"'
+    shared = f'name="{html.escape(name)}" data-words="{html.escape(json.dumps([_spelled(v) for v in values]))}" autocomplete="off" {_KEYS}'
     options = "".join(f'<option value="{i}">{w}</option>' for i, w in enumerate(words))
     slider = f'<input type="range" {shared} min="0" max="{len(values) - 1}" value="0" aria-valuetext="{words[0]}"><output>{words[0]}</output>'
     return f'<label>{html.escape(_label(name))} {slider if _is_slider(values) else f"<select {shared}>{options}</select>"}</label>'
@@ -102,7 +104,7 @@ _SCRIPT = """
   const show = () => {
     image.src = pictures[controls.reduce((place, c, i) => place * words[i].length + +c.value, 0)];
     const chosen = controls.map((c, i) => words[i][+c.value]);
-    image.alt = [image.dataset.caption, ...controls.map((c, i) => c.name.replaceAll("_", " ") + " " + chosen[i])].filter(Boolean).join("; ");
+    image.alt = [image.dataset.caption, controls.map((c, i) => `${c.name.replaceAll("_", " ")} ${chosen[i]}`).join(", ")].filter(Boolean).join("; ");
     controls.forEach((c, i) => { if (c.type == "range") { c.nextSibling.value = chosen[i]; c.setAttribute("aria-valuetext", chosen[i]); } });
   };
   for (const c of controls) c.addEventListener("input", show);
@@ -188,8 +190,8 @@ class Flipbook:
         "The face for a website: nothing is loaded, the bytes are the same every time."
         addresses, caption = [data_uri(p) for p in self.pictures.values()], html.escape(self.caption)
         controls = "".join(_html_control(name, values) for name, values in self.axes.items())
-        button = f'<button type="button" data-along="{html.escape(self.play)}">Play</button>' if self.play else ""
-        return (f'<figure class="flipbook"><style>{_STYLE}</style>\n<div class="controls" hidden>{controls}{button}</div>\n'
+        button = f'<button type="button" {_KEYS} data-along="{html.escape(self.play)}">Play</button>' if self.play else ""
+        return (f'<figure class="flipbook"><style>{_STYLE}</style>\n<div class="controls" hidden>{button}{controls}</div>\n'
                 f'<img src="{addresses[0]}" alt="{caption}" data-caption="{caption}">\n<figcaption>{caption}</figcaption>\n'
                 f'<script type="text/plain" class="pictures">{_packed(addresses)}</script>\n<script>{_SCRIPT}</script>\n</figure>')
 
@@ -200,7 +202,7 @@ class Flipbook:
         def show(change=None): image.value = self.picture(**{name: c.value for name, c in controls.items()})
         for control in controls.values(): control.observe(show, "value")
         show()
-        bar = ipywidgets.HBox([*controls.values(), *self._player(controls)], layout={"flex_flow": "row wrap"})
+        bar = ipywidgets.HBox([*self._player(controls), *controls.values()], layout={"flex_flow": "row wrap"})
         return ipywidgets.VBox([bar, image, ipywidgets.HTML(html.escape(self.caption))])
 
     def _player(self, controls: Mapping[str, ipywidgets.Widget]) -> list[ipywidgets.Play]:
