@@ -87,7 +87,7 @@ def needed(stages: Iterable[Stage], owner: dict[str, str], own: str) -> tuple[st
 def write_plan(plan: Sequence[Job], folder: Path) -> Path:
     "Jobs as the JSON file that the Snakefile reads."
     path = folder / "plan.json"
-    path.write_text(json.dumps({j.name: {"experiment": j.run.experiment, "profile": j.run.profile, "parameters": dict(j.run.parameters),
+    path.write_text(json.dumps({j.name: {"experiment": j.run.experiment, "parameters": dict(j.run.parameters),
                                          "keys": j.keys, "needs": j.needs, "seconds": j.cost} for j in plan}, indent=1))
     return path
 
@@ -102,21 +102,22 @@ def execute(
     (home() / "runs").mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=home() / "runs", prefix=".plan-") as folder:
         process = subprocess.Popen(snakemake_command(write_plan(plan, Path(folder)), cores, options))
-        try: watch(process, runs)
+        try: watch(process, plan)
         finally: process.terminate()
         failed = [j for j in plan if not (Path(folder) / f"{j.name}.done").exists()]
     return len(failed) or process.wait()
 
-def watch(process: subprocess.Popen, runs: Iterable[Run]) -> None:
-    "A progress bar over all missing stages, weighed by their cost, until the process ends."
-    costs = {s.key: s.cost for run in runs for s in missing(run)}
+def watch(process: subprocess.Popen, plan: Sequence[Job]) -> None:
+    "A progress bar over the stages of a plan until the process ends."
+    keys = [key for job in plan for key in job.keys]
+    def built() -> int: return sum(default_store().manifest(key) is not None for key in keys)
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     with Progress(*columns) as bar:
-        task = bar.add_task(f"{len(costs)} stages, about {sum(costs.values()):.0f} s on one core", total=len(costs))
+        task = bar.add_task(f"{len(keys)} stages, about {sum(j.cost for j in plan):.0f} s on one core", total=len(keys))
         while process.poll() is None:
-            bar.update(task, completed=sum(default_store().manifest(k) is not None for k in costs))
+            bar.update(task, completed=built())
             time.sleep(0.3)
-        bar.update(task, completed=sum(default_store().manifest(k) is not None for k in costs))
+        bar.update(task, completed=built())
 
 def snakemake_command(plan: Path, cores: int, options: Sequence[str]) -> list[str]:
     return [sys.executable, "-m", "snakemake", "--snakefile", str(home() / "Snakefile"), "--config", f"plan={plan}", "--directory", str(plan.parent),
@@ -127,7 +128,7 @@ def build_job(plan: Path, name: str) -> None:
     jobs = json.loads(plan.read_text())
     if name not in jobs: raise BadRequest(f"job {name!r} is not in {plan}: there are {', '.join(jobs)}")
     job = jobs[name]
-    run = run_of(find(job["experiment"])[0], **{"profile": "quick", **job["parameters"]})
+    run = run_of(find(job["experiment"])[0], **job["parameters"])
     wanted = {s.key: s for s in in_order([run])}
     if gone := set(job["keys"]) - set(wanted): raise BadRequest(f"{name}: the code has changed since the plan was made ({len(gone)} keys differ): run again")
     for key in job["keys"]: wanted[key].ensure()

@@ -22,7 +22,7 @@ from rich.table import Table
 
 from .. import data
 from . import batch, ledger as ledgers
-from .experiments import PROFILES, BadFile, BadRequest, Experiment, Run, experiments, find, papers, published, run_of
+from .experiments import PROFILES, BadFile, BadRequest, Experiment, Run, experiments, find, papers, run_of
 from .stages import device_name, in_order
 from .store import home
 

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['PROFILES', 'Strict', 'PaperCard', 'ValueSpec', 'Value', 'Published', 'Profiles', 'BadFile', 'parsed_yaml',
            'read_yaml', 'BadRequest', 'declared', 'checked', 'fits', 'Cell', 'read_cells', 'tagged', 'Experiment',
-           'profiles_of', 'published', 'papers', 'experiments', 'position', 'find', 'Result', 'Study', 'Written',
-           'named', 'interval', 'report_folder', 'save_figure', 'provenance', 'commit', 'planned', 'execute',
-           'notebook_code', 'Run', 'ipc_kernels', 'run_of']
+           'profiles_of', 'published', 'papers', 'experiments', 'position', 'find', 'Result', 'Study', 'named',
+           'interval', 'report_folder', 'save_figure', 'provenance', 'commit', 'planned', 'execute', 'notebook_code',
+           'Run', 'ipc_kernels', 'run_of']
 
 # %% ../../nbs/reproduce/04_experiments.ipynb #940992bc
 import ast
@@ -231,6 +231,12 @@ class Result(Strict):
     tables: dict[str, list[dict]]       # name -> rows
     provenance: dict[str, Any]
 
+    def write(self, folder: Path) -> None:
+        "Write result.json, in one step as seen from outside."
+        partial = folder / "result.json.new"
+        partial.write_text(self.model_dump_json(indent=1))
+        os.replace(partial, folder / "result.json")
+
 class Study:
     "An experiment while its notebook runs."
     def __init__(
@@ -280,9 +286,9 @@ class Study:
         self._result(figures, tables).write(folder)
         return self.verdicts()
 
-    def _result(self, figures, tables) -> "Written":
+    def _result(self, figures, tables) -> Result:
         seeds = max([c.seeds for c in self.claims.values()] + [v.seeds for v in self.values.values()], default=0)
-        return Written(paper=self.experiment.paper, experiment=self.experiment.path.stem, title=self.experiment.title,
+        return Result(paper=self.experiment.paper, experiment=self.experiment.path.stem, title=self.experiment.title,
             profile=self.experiment.profile_of(self.parameters), parameters=self.parameters, seeds=seeds,
             claims=list(self.claims.values()), values=list(self.values.values()), figures={name: caption for name, (_, caption) in figures.items()},
             tables={name: json.loads(t.to_json(orient="records")) for name, t in tables.items()}, provenance=provenance(self.stages.values()))
@@ -291,12 +297,6 @@ class Study:
         "Claims and verdicts as a table."
         rows = [{"claim": c.sentence, "estimate": c.estimate, "95 % interval": interval(c), "verdict": c.verdict, "seeds": c.seeds} for c in self.claims.values()]
         return pd.DataFrame(rows)
-
-class Written(Result):
-    def write(self, folder: Path) -> None:
-        partial = folder / "result.json.new"
-        partial.write_text(self.model_dump_json(indent=1))
-        os.replace(partial, folder / "result.json")
 
 def named(specs: Sequence, id: str):
     "The claim or value with an id. Raises BadRequest."

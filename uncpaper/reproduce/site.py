@@ -35,7 +35,7 @@ import uncpaper
 from .. import data as datasets
 from .experiments import Experiment, Result, experiments, papers, published, read_cells, tagged
 from .fingerprint import normalised
-from .ledger import Evidence, best, evidence, recorded_folder, rows, spelled, tally, trimmed, with_error
+from .ledger import Evidence, best, evidence, rows, spelled, tally, trimmed, with_error
 from .stages import Stage, default_store
 from .store import hash_json, home
 

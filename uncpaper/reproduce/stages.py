@@ -23,7 +23,7 @@ import torch
 
 from .. import data
 from .fingerprint import PLAIN, fingerprint
-from .store import Store, default_store, hash_json, read_value, write_value
+from .store import Store, default_store, hash_json, write_value
 
 # %% ../../nbs/reproduce/02_stages.ipynb #9338b40f
 def describe(
