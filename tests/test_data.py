@@ -44,7 +44,7 @@ def wine(root) -> Path:
 def flip(path: Path, position: int = 1000) -> None:
     "Change one bit of a file."
     content = bytearray(path.read_bytes())
-    content[position] ^= 1
+    content[min(position, len(content) - 1)] ^= 1
     path.write_bytes(content)
 
 
@@ -122,7 +122,7 @@ def test_embedded_folders(name):
 # ---- what is refused --------------------------------------------------------------------------------------------
 
 def test_unknown_names():
-    with pytest.raises(ValueError, match="name must be one of bike-sharing, .*wine-white; got 'wine'"): data.load("wine", "all")
+    with pytest.raises(ValueError, match="name must be one of ambiguous-mnist, bike-sharing, .*wine-white; got 'wine'"): data.load("wine", "all")
     with pytest.raises(ValueError, match="split of mnist must be one of train, test; got 'all'"): data.load("mnist", "all")
     for call in (data.digest, data.folder, data.download, data.missing): pytest.raises(ValueError, call, "wine")
 
@@ -455,7 +455,7 @@ def test_download_without_network(root, monkeypatch):
 
 @pytest.mark.parametrize("name", ["utkface", "mnist", "digits"])
 def test_sets_without_address_are_not_downloaded(name):
-    with pytest.raises(ValueError, match="name must be one of fashion-mnist-full, mnist-full, wine-white; got"): data.download(name)
+    with pytest.raises(ValueError, match="name must be one of fashion-mnist-full, mnist-full, svhn, wine-white; got"): data.download(name)
 
 
 # ---- splitting and scaling --------------------------------------------------------------------------------------
@@ -503,7 +503,8 @@ def test_standardiser(n, features, seed):
     fitted = data.Standardiser.fit(x)
     z = fitted.apply(x)
     assert (z[:, 0] == 0).all() and torch.allclose(fitted.invert(z), x, atol=1e-3)
-    assert torch.allclose(z.mean(0), torch.zeros(features), atol=1e-3)
+    rounding = 1e-5 / float(fitted.std.min())    # of a float32 near 50, in standard deviations: large where two rows almost agree
+    assert torch.allclose(z.mean(0), torch.zeros(features), atol=1e-3 + rounding)
     if n > 100: assert torch.allclose(z[:, 1:].std(0, correction=0), torch.ones(features - 1), atol=1e-3)
 
 
