@@ -35,6 +35,7 @@ docs: $(READY)
 	$(BIN)/uncpaper site
 
 bench: $(READY)
+	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[bench]"
 	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
 export: $(READY)

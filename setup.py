@@ -17,6 +17,6 @@ setup(
     python_requires=f">={settings['min_python']}",
     packages=find_packages(include=["uncpaper*"]),
     install_requires=settings["requirements"].split(),
-    extras_require={"dev": settings["dev_requirements"].split()},
+    extras_require={extra: settings[f"{extra}_requirements"].split() for extra in ("dev", "bench")},
     entry_points={"console_scripts": settings["console_scripts"].split()},
 )

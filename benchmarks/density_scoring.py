@@ -1,8 +1,8 @@
 """
 How fast and how exact is the scoring of GaussianDiscriminant beside pytorch-ood's GMM?
 
-    pip install --target peers --no-deps pytorch-ood==0.4.0
-    PYTHONPATH=peers python benchmarks/density_scoring.py
+    pip install pytorch-ood==0.4.0
+    python benchmarks/density_scoring.py
 
 One thread, the same float32 features for both, fitted once by each; what is timed is one score, a log-sum-exp over the
 classes with their frequencies, for each of n new samples. Each candidate runs in this process by turns with the peer, so
@@ -28,7 +28,7 @@ from uncpaper.density import GaussianDiscriminant
 try:
     from pytorch_ood.detector import GMM
 except ImportError as missing:
-    print(f"{missing}: pip install --target peers --no-deps pytorch-ood==0.4.0, then PYTHONPATH=peers python {sys.argv[0]}")
+    print(f"{missing}: pip install pytorch-ood==0.4.0")
     sys.exit(2)
 
 SHAPES = {(2000, 64, 10): (30, 5), (1000, 512, 10): (15, 1), (512, 128, 100): (20, 1)}  # (n, features, classes): (turns, calls a turn)
