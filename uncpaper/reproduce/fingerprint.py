@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LIBRARIES', 'PLAIN', 'MISSING', 'normalised', 'is_text', 'source_and_names', 'local_names', 'dotted_names', 'chain',
-           'is_ours', 'is_our_module', 'resolve', 'member', 'scope_of', 'definitions', 'visit', 'visit_items',
+           'is_ours', 'is_our_module', 'resolve', 'member', 'scope_of', 'definitions', 'visit', 'state', 'visit_items',
            'unwrapped', 'is_inside', 'full_name', 'visit_function', 'visit_names', 'visit_class', 'fingerprint']
 
 # %% ../../nbs/reproduce/01_fingerprint.ipynb #7e6431fc
@@ -117,7 +117,11 @@ def visit(thing, name: str, found: dict[str, str], skip: tuple[str, ...]) -> Non
     elif isinstance(thing, type): visit_class(thing, found, skip)
     elif not isinstance(thing, ModuleType) and is_inside(type(thing), skip):
         visit_class(type(thing), found, skip)
-        visit_items(getattr(thing, "__dict__", {}).items(), name, found, skip)
+        visit_items(state(thing).items(), name, found, skip)
+
+def state(thing) -> dict:
+    "What an object holds, without what a cached property has left in it: that depends on who has looked."
+    return {k: v for k, v in getattr(thing, "__dict__", {}).items() if not isinstance(getattr(type(thing), k, None), functools.cached_property)}
 
 def visit_items(items, name: str, found: dict[str, str], skip: tuple[str, ...]) -> None:
     for key, value in items: visit(value, f"{name}[{key}]", found, skip)
