@@ -180,7 +180,7 @@ SMALL = recipe(Pictures("digits", "train", 1200), Pictures("digits", "test", 597
 RECIPES = { # made from -> the recipe at that scale
     "digits": SMALL,
     "mnist": recipe(Pictures("mnist", "train", 10_000), Pictures("mnist", "test", 10_000), 28, (1000, 500), "lenet", (20, 10), 400),
-    "mnist-full": recipe(Pictures("mnist-full", "train", 60_000), Pictures("mnist-full", "test", 10_000), 28, (6000, 6000), "lenet", (74, 20), 20_000),
+    "mnist-full": recipe(Pictures("mnist-full", "train", 60_000), Pictures("mnist-full", "test", 10_000), 28, (6000, 6000), "lenet", (74, 20), 8000),
 }
 
 # %% ../../../nbs/papers/ddu/ambiguous-mnist.ipynb #3c7d341b
