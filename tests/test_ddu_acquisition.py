@@ -146,7 +146,7 @@ def test_the_same_stage_gives_the_same_bits_again():
 def test_files_in_the_originals_form():
     runs = [run("DDU", seed, dirty(), steps=3) for seed in range(2)]
     results = [r.result() for r in runs]
-    accuracies, shares, entropies = (json.loads(json.dumps(f(results), allow_nan=False)) for f in (al.test_accuracies, al.ambiguous_shares, al.ambiguous_entropies))
+    accuracies, shares, entropies = (json.loads(json.dumps(f(results), allow_nan=False)) for f in (al.accuracies, al.ambiguous_shares, al.ambiguous_entropies))
     assert list(accuracies) == list(shares) == list(entropies) == ["0", "1"]
     assert accuracies["1"] == pytest.approx(100 * results[1]["history"].accuracy) and len(accuracies["0"]) == 3
     assert {t: len(e) for t, e in entropies["0"].items()} == {"0": 30, "1": 40} and len(shares["0"]) == 2

@@ -22,7 +22,7 @@ from scipy.io import savemat
 from uncpaper import data
 
 DATA = data.roots()[-1]
-BROUGHT = ["ambiguous-mnist", "cifar-10", "cifar-100", "imagenet", "imagenet-o", "svhn", "tiny-imagenet"]
+BROUGHT = ["ambiguous-mnist", "cifar-10", "cifar-100", "imagenet", "imagenet-100", "imagenet-o", "imagenet-o-64", "svhn", "tiny-imagenet"]
 
 
 @pytest.fixture
@@ -362,6 +362,24 @@ def test_imagenet_is_cropped_as_by_torchvision(root):
     x, y = data.load("imagenet", "val")
     assert (x.shape, x.dtype, y.tolist()) == ((5, 3, 224, 224), torch.uint8, list(range(5)))
     for path, ours in zip(paths, x): assert (np.array(theirs(Image.open(path))) == ours.permute(1, 2, 0).numpy()).all()
+
+
+def test_the_first_hundred_classes_of_imagenet_and_700_pictures_of_each(root):
+    for part, counts in {"train": {0: 703, 1: 2, 100: 3}, "val": {0: 1, 99: 1, 100: 1}}.items():
+        for number in range(101):
+            folder = root / "imagenet" / part / f"n{number:08}"
+            folder.mkdir(parents=True)
+            for i in range(counts.get(number, 1)): Image.new("RGB", (80, 73), (number, 0, 0)).save(folder / f"{i:04}.JPEG", quality=95)
+    x, y = data.load("imagenet-100", "train")
+    assert x.shape == (700 + 2 + 98, 3, 64, 64) and y.bincount().tolist() == [700, 2, *[1] * 98]
+    assert (x[:, 0].float().mean((1, 2)) - y).abs().max() <= 3 and data.load("imagenet-100", "val").y.tolist() == list(range(100))
+
+
+def test_small_pictures_of_imagenet_o_are_shrunk_as_those_of_imagenet(root):
+    imagenet(root / "imagenet-o", *SHAPES)
+    imagenet(root / "imagenet" / "val", *SHAPES)
+    imagenet(root / "imagenet" / "train", *SHAPES)
+    assert data.load("imagenet-o-64", "test").x.equal(data.load("imagenet-100", "val").x)
 
 
 def test_a_part_of_imagenet(root):

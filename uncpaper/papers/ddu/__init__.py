@@ -13,7 +13,7 @@ __all__ = ['GREY', 'COLOURED', 'IMAGENET', 'KNOWN', 'UNKNOWN', 'DIGITS', 'NETWOR
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import pandas as pd
@@ -139,7 +139,7 @@ KNOWN = {
 
 UNKNOWN = { # sets that serve as never seen -> split
     "glyphs": "all", "patches": "all", "mnist": "test", "fashion-mnist": "test", "svhn": "test", "cifar-10": "test", "cifar-100": "test",
-    "tiny-imagenet": "val", "imagenet-o": "test", "ambiguous-mnist": "test",
+    "tiny-imagenet": "val", "imagenet-o-64": "test", "ambiguous-mnist": "test",
 }
 
 def task(

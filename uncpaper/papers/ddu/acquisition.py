@@ -6,7 +6,7 @@
 __all__ = ['Acquisition', 'METHODS', 'BATCH', 'STATE', 'ORIGINAL', 'PUBLISHED_SIZES', 'PUBLISHED', 'Candidates', 'Pool', 'judged',
            'balanced', 'RepeatSampled', 'repeated', 'by_chance', 'by_entropy', 'by_density', 'by_density_float32',
            'by_predictive_entropy', 'by_mutual_information', 'member_logits', 'most_uncertain', 'tied', 'Acquire',
-           'shares', 'acquired_table', 'read_rounds', 'write_rounds', 'test_accuracies', 'ambiguous_shares',
+           'shares', 'acquired_table', 'read_rounds', 'write_rounds', 'accuracies', 'ambiguous_shares',
            'ambiguous_entropies', 'entropies_so_far', 'file_names']
 
 # %% ../../../nbs/papers/ddu/acquisition.ipynb #5d91b5d6
@@ -287,8 +287,8 @@ def write_rounds(folder: Path, rounds: list[dict]) -> None:
     partial.write_text(json.dumps(rounds))
     os.replace(partial, folder / STATE)
 
-# %% ../../../nbs/papers/ddu/acquisition.ipynb #f29ad450
-def test_accuracies(
+# %% ../../../nbs/papers/ddu/acquisition.ipynb #a9b30e24
+def accuracies(
     results: Sequence[dict],     # of Acquire stages, run by run
 ) -> dict[str, list[float]]:     # run -> percent
     "Accuracies at every number of labels."

@@ -250,7 +250,8 @@ def ambiguous_pictures(
     part: str,     # "train" or "test"
     source: str,   # "remade", or "published" for the files of the paper
 ) -> AmbiguousPictures | PublishedAmbiguous:
-    "Ambiguous digits of one scale. Raises ValueError for an unknown source."
+    "Ambiguous digits of one scale. Raises ValueError for an unknown set or source."
+    if source == "remade" and name not in RECIPES: raise ValueError(f"ambiguous digits are made from {', '.join(RECIPES)}; got {name!r}")
     if source not in ("remade", "published"): raise ValueError(f"ambiguous must be remade or published, got {source!r}")
     return PublishedAmbiguous(part) if source == "published" else AmbiguousPictures(RECIPES[name], part)
 
