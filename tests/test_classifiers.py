@@ -167,7 +167,7 @@ def test_one_step_of_small_siblings(make, channels, size, spectral_norm, modifie
     with torch.no_grad(): assert model(x).equal(model.head(model.features(x))) and torch.allclose(model(x)[:1], model(x[:1]), atol=1e-5)
 
 
-def test_norms_of_a_fresh_wide_resnet_lie_below_the_papers_coefficient():
+def test_the_widest_layer_of_a_fresh_wide_resnet_lies_below_the_papers_coefficient():
     torch.manual_seed(0)
     wide = wide_resnet(convolution(3, 16), 10, 1, 0.3, 0.01, 10, False)
     first = bounded(wide.extractor[1].branch[6], (32, 32), 3.0) # 160 to 160 channels
