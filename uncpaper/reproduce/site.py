@@ -145,7 +145,8 @@ def claim_card(row) -> str:
     "A claim with its verdict and numbers; `row` is a Claim or a Row of the ledger."
     numbers = f"Difference {with_error(estimate(row), row.standard_error)}, 95 % interval [{row.low:.3g}, {row.high:.3g}], one-sided p = {row.p:.2g}. " if row.low is not None else ""
     said = f"The paper: {html.escape(row.published)}. " if row.published else ""
-    asked = f"Source: {html.escape(row.source)}." if row.origin == "paper" else f"Our question: {html.escape(row.source)}."
+    end = "" if row.source.endswith("?") else "."
+    asked = f"{'Source' if row.origin == 'paper' else 'Our question'}: {html.escape(row.source)}{end}"
     return (f'<div class="claim" id="claim-{row.id if hasattr(row, "id") else row.claim}">\n<p>{badge(row.verdict)} {html.escape(row.sentence)}</p>\n'
             f'<p class="numbers">{numbers}{html.escape(row.reason[:1].upper() + row.reason[1:])}. {said}{asked}</p>\n</div>\n')
 

@@ -7,7 +7,7 @@ __all__ = ['Acquisition', 'METHODS', 'BATCH', 'STATE', 'ORIGINAL', 'PUBLISHED_SI
            'balanced', 'RepeatSampled', 'repeated', 'by_chance', 'by_entropy', 'by_density', 'by_density_float32',
            'by_predictive_entropy', 'by_mutual_information', 'member_logits', 'most_uncertain', 'tied', 'Acquire',
            'shares', 'acquired_table', 'read_rounds', 'write_rounds', 'accuracies', 'ambiguous_shares',
-           'ambiguous_entropies', 'entropies_so_far', 'file_names']
+           'ambiguous_entropies', 'entropies_so_far', 'file_names', 'write_files']
 
 # %% ../../../nbs/papers/ddu/acquisition.ipynb #5d91b5d6
 import functools
@@ -33,6 +33,7 @@ from ...models.spectral import warm_up
 from ...numerics import generator
 from . import GREY, Network, Pictures, Task, cross_entropy, jitter_report, outputs
 from .ambiguous import Ambiguous, AmbiguousPictures, noisy
+from .checkpoints import write_json
 from ...reproduce.stages import Stage
 from ...training import fit
 
@@ -318,7 +319,17 @@ def file_names(
     rest = f"{model}_{run.seed}_{ORIGINAL[run.method]}_" + (f"dirty_mnist_{run.pool.drawn}.json" if dirty else "mnist.json")
     return {"accuracies": f"test_accs_{rest}"} | ({"shares": f"ambiguous_{rest}", "entropies": f"ambiguous_entropies_{rest}"} if dirty else {})
 
-# %% ../../../nbs/papers/ddu/acquisition.ipynb #c2a4bccc
+# %% ../../../nbs/papers/ddu/acquisition.ipynb #b8bb1857
+def write_files(
+    runs: Sequence[Acquire],    # of one method, differing in their seeds alone
+    folder: Path,               # where the files go
+) -> list[Path]:
+    "The original's result files of these runs, built where they are missing. Raises ValueError as `file_names` does."
+    names, results = file_names(runs[0]), [run.result() for run in runs]
+    said = {"accuracies": accuracies(results), "shares": ambiguous_shares(results), "entropies": ambiguous_entropies(results)}
+    return [write_json(folder / name, said[content]) for content, name in names.items()]
+
+# %% ../../../nbs/papers/ddu/acquisition.ipynb #fd0a6486
 PUBLISHED_SIZES = (20, 50, 75, 100, 125, 150, 175, 200, 225, 250, 275, 300) # labels
 PUBLISHED: dict[tuple[str, str], tuple[float, ...]] = { # (pool, method) -> percent at PUBLISHED_SIZES
     ("MNIST", "softmax"): (32.9, 45.8, 53.7, 55.7, 71.4, 79.8, 83.6, 77.3, 88.0, 90.6, 91.9, 91.2),
