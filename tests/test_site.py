@@ -1,4 +1,5 @@
 "The website as it lies in _site: whole, linked, and independent of the network."
+import html
 import json
 import re
 from functools import cache
@@ -79,7 +80,7 @@ def test_an_experiments_page_has_verdicts_figures_numbers_and_provenance(site):
 
 
 def test_the_front_page_says_claim_by_claim_what_holds(site):
-    text = (site / "nbs/index.html").read_text()
+    text = html.unescape((site / "nbs/index.html").read_text())
     for row in best(rows()):
         assert row.sentence.split(";")[0][:40] in text
         assert f"{row.experiment}.html#claim-{row.claim}" in text
