@@ -19,6 +19,14 @@ def root() -> Path:
     return ROOT
 
 
+@pytest.fixture
+def data_folder(tmp_path, monkeypatch) -> Path:
+    "An empty data folder that is searched before the project's own."
+    monkeypatch.setenv("UNCPAPER_DATA", str(tmp_path / "data"))
+    (tmp_path / "data").mkdir()
+    return tmp_path / "data"
+
+
 def fences(page: Path) -> list[tuple[str, str]]:
     "Language and content of every fenced block of a page."
     text = "\n\n".join(c.source for c in nbformat.read(page, 4).cells if c.cell_type == "markdown")

@@ -27,18 +27,10 @@ EMBEDDED = [name for name in data.names() if data.card(name).embedded]
 
 
 @pytest.fixture
-def root(tmp_path, monkeypatch) -> Path:
-    "An empty data folder that is searched before the project's own."
-    monkeypatch.setenv("UNCPAPER_DATA", str(tmp_path / "data"))
-    (tmp_path / "data").mkdir()
-    return tmp_path / "data"
-
-
-@pytest.fixture
-def wine(root) -> Path:
+def wine(data_folder) -> Path:
     "A copy of the red wines, to be spoilt."
-    shutil.copytree(DATA / "wine-red", root / "wine-red")
-    return root / "wine-red" / "winequality-red.csv"
+    shutil.copytree(DATA / "wine-red", data_folder / "wine-red")
+    return data_folder / "wine-red" / "winequality-red.csv"
 
 
 def flip(path: Path, position: int = 1000) -> None:
@@ -128,16 +120,16 @@ def test_unknown_names():
 
 
 @pytest.mark.parametrize("name", EMBEDDED)
-def test_a_flipped_bit_is_refused_and_named(name, root):
-    shutil.copytree(DATA / name, root / name)
+def test_a_flipped_bit_is_refused_and_named(name, data_folder):
+    shutil.copytree(DATA / name, data_folder / name)
     split = next(iter(data.card(name).splits))
     data.load(name, split)
     before = data.digest(name)
     for file in data.card(name).files:
-        flip(root / name / file)
+        flip(data_folder / name / file)
         with pytest.raises(data.DataCorrupt, match=f"{file}: SHA-256 is .* expected .* `python data/remake.py {name}`"): data.load(name, split)
         assert data.digest(name) != before
-        shutil.copy(DATA / name / file, root / name / file)
+        shutil.copy(DATA / name / file, data_folder / name / file)
         assert data.digest(name) == before
     data.load(name, split)
 
@@ -158,10 +150,10 @@ def test_missing_checksums_are_named(wine):
 @pytest.mark.parametrize("name, remedy", [
     ("mnist-full", r"download\('mnist-full'\)"), ("wine-white", r"download\('wine-white'\)"), ("utkface", "https://susanqq.github.io/UTKFace/"),
 ])
-def test_missing_set_says_where_to_get_it_and_where_to_put_it(name, remedy, root):
+def test_missing_set_says_where_to_get_it_and_where_to_put_it(name, remedy, data_folder):
     with pytest.raises(data.DataMissing, match=remedy) as caught: data.load(name, next(iter(data.card(name).splits)))
     assert isinstance(caught.value, FileNotFoundError)
-    assert str(root / data.card(name).folder) in str(caught.value) and "\n" not in str(caught.value)
+    assert str(data_folder / data.card(name).folder) in str(caught.value) and "\n" not in str(caught.value)
 
 
 # ---- digests, listening -----------------------------------------------------------------------------------------
@@ -194,7 +186,7 @@ def test_digest_sees_changes_that_keep_size_and_time(wine):
     assert len(digests) == 20
 
 
-def test_digest_of_absent_and_packaged_sets(root):
+def test_digest_of_absent_and_packaged_sets(data_folder):
     assert len({data.digest(name) for name in data.names()}) >= 6
     assert data.digest("utkface") == hashlib.sha256().hexdigest()
     assert data.digest("digits") == data.digest("digits")
@@ -222,9 +214,9 @@ def idx(kind: int, *shape: int, content: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("name", ["mnist-full", "fashion-mnist-full"])
-def test_full_mnist(name, root, monkeypatch):
+def test_full_mnist(name, data_folder, monkeypatch):
     card = data.card(name)
-    place = root / card.folder
+    place = data_folder / card.folder
     place.mkdir(parents=True)
     for stem, n in (("train", 6), ("t10k", 2)):
         (place / f"{stem}-images-idx3-ubyte").write_bytes(idx(3, n, 28, 28, content=bytes(i % 256 for i in range(n * 784))))
@@ -249,8 +241,8 @@ def test_idx_refuses_what_is_not_idx(content, tmp_path):
     with pytest.raises(ValueError, match="file must"): data.read_idx(tmp_path / "file")
 
 
-def test_white_wine(root, monkeypatch):
-    file = root / "wine-white" / "winequality-white.csv"
+def test_white_wine(data_folder, monkeypatch):
+    file = data_folder / "wine-white" / "winequality-white.csv"
     file.parent.mkdir()
     header = "fixed acidity;volatile acidity;citric acid;residual sugar;chlorides;free sulfur dioxide;total sulfur dioxide;density;pH;sulphates;alcohol;quality"
     file.write_text(";".join(f'"{name}"' for name in header.split(";")) + "\n7;0.27;0.36;20.7;0.045;45;170;1.001;3;0.45;8.8;6\n6.3;0.3;0.34;1.6;0.049;14;132;0.994;3.3;0.49;9.5;5\n")
@@ -275,8 +267,8 @@ def faces(folder: Path, ages) -> Path:
     return folder
 
 
-def test_faces(root):
-    place = faces(root / "UTKFace", range(1, 101))
+def test_faces(data_folder):
+    place = faces(data_folder / "UTKFace", range(1, 101))
     for name in ("61_1_20170109142408075.jpg.chip.jpg", "portrait.jpg"): Image.new("RGB", (200, 200)).save(place / name)
     with pytest.warns(UserWarning, match="2 of 102 files left out"): train = data.load("utkface", "train")
     with pytest.warns(UserWarning): test = data.load("utkface", "test")
@@ -286,32 +278,32 @@ def test_faces(root):
     for x, y in (train, test): assert ((x[:, 0].float().mean((1, 2)) - 2 * y.flatten()).abs() < 3).all()
 
 
-def test_faces_keep_their_split_when_folders_move(root):
-    place = faces(root / "UTKFace", range(1, 11))
+def test_faces_keep_their_split_when_folders_move(data_folder):
+    place = faces(data_folder / "UTKFace", range(1, 11))
     flat = data.load("utkface", "test").y
     (place / "part1").mkdir()
     for path in list(place.glob("[1-4]_*")): path.rename(place / "part1" / path.name)
     assert data.load("utkface", "test").y.equal(flat)
 
 
-def test_faces_of_another_size_are_refused(root):
-    place = faces(root / "UTKFace", range(1, 6))
+def test_faces_of_another_size_are_refused(data_folder):
+    place = faces(data_folder / "UTKFace", range(1, 6))
     for path in place.iterdir(): Image.new("RGB", (64, 48)).save(path)
     with pytest.raises(ValueError, match="must be 200 x 200 pixels, it is 64 x 48"): data.load("utkface", "train")
 
 
-def test_face_archive_is_unpacked_beside_itself(root, tmp_path):
+def test_face_archive_is_unpacked_beside_itself(data_folder, tmp_path):
     place = faces(tmp_path / "UTKFace", range(1, 6))
-    with zipfile.ZipFile(root / "UTKFace.zip", "w") as file:
+    with zipfile.ZipFile(data_folder / "UTKFace.zip", "w") as file:
         for path in place.iterdir(): file.write(path, f"UTKFace/{path.name}")
     first = data.digest("utkface")
     assert data.load("utkface", "train").x.shape == (4, 3, 200, 200)
     assert data.digest("utkface") == first
 
 
-def test_two_processes_may_unpack_the_same_archive(root, tmp_path, monkeypatch):
+def test_two_processes_may_unpack_the_same_archive(data_folder, tmp_path, monkeypatch):
     place = faces(tmp_path / "UTKFace", range(1, 6))
-    with tarfile.open(root / "UTKFace.tar.gz", "w:gz") as tar: tar.add(place, "UTKFace")
+    with tarfile.open(data_folder / "UTKFace.tar.gz", "w:gz") as tar: tar.add(place, "UTKFace")
     rename = Path.rename
     def late(self, target):
         "The other process renames its folder a moment before ours does."
@@ -319,7 +311,7 @@ def test_two_processes_may_unpack_the_same_archive(root, tmp_path, monkeypatch):
         return rename(self, target)
     monkeypatch.setattr(Path, "rename", late)
     assert data.load("utkface", "test").x.shape == (1, 3, 200, 200)
-    assert {path.name for path in root.iterdir()} == {"UTKFace", "UTKFace.tar.gz"}
+    assert {path.name for path in data_folder.iterdir()} == {"UTKFace", "UTKFace.tar.gz"}
 
 
 def test_first_data_folder_wins(tmp_path, monkeypatch):
@@ -405,7 +397,7 @@ def test_broken_archives_leave_nothing(tmp_path):
 # ---- downloading ------------------------------------------------------------------------------------------------
 
 @pytest.fixture
-def served(root, tmp_path, monkeypatch):
+def served(data_folder, tmp_path, monkeypatch):
     "The red wines as a set that is downloaded, packed, from an address on this machine."
     from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
     content = (DATA / "wine-red" / "winequality-red.csv").read_bytes()
@@ -423,34 +415,34 @@ def served(root, tmp_path, monkeypatch):
     server.server_close()
 
 
-def test_download(served, root):
+def test_download(served, data_folder):
     pytest.raises(data.DataMissing, data.load, "served", "all")
-    assert data.download("served") == root / "served"
+    assert data.download("served") == data_folder / "served"
     assert data.load("served", "all").x.shape == (1599, 11)
-    assert [path.name for path in (root / "served").iterdir()] == ["winequality-red.csv"]
-    flip(root / "served" / "winequality-red.csv")
+    assert [path.name for path in (data_folder / "served").iterdir()] == ["winequality-red.csv"]
+    flip(data_folder / "served" / "winequality-red.csv")
     data.download("served")
     data.load("served", "all")
 
 
-def test_download_of_other_bytes_keeps_nothing(served, root, monkeypatch):
+def test_download_of_other_bytes_keeps_nothing(served, data_folder, monkeypatch):
     register(monkeypatch, dataclasses.replace(served, sha256={"winequality-red.csv": "0" * 64}))
     with pytest.raises(data.DataCorrupt, match="red.csv.gz: SHA-256 is .* nothing was kept"): data.download("served")
-    assert list((root / "served").iterdir()) == []
+    assert list((data_folder / "served").iterdir()) == []
 
 
-def test_cut_download_keeps_nothing(served, root, tmp_path):
+def test_cut_download_keeps_nothing(served, data_folder, tmp_path):
     (tmp_path / "red.csv.gz").write_bytes((tmp_path / "red.csv.gz").read_bytes()[:5000])
     with pytest.raises(data.DataMissing, match="could not download"): data.download("served")
-    assert list((root / "served").iterdir()) == []
+    assert list((data_folder / "served").iterdir()) == []
 
 
-def test_download_without_network(root, monkeypatch):
+def test_download_without_network(data_folder, monkeypatch):
     def unreachable(*_, **__): raise socket.gaierror("no name server")
     monkeypatch.setattr(socket, "getaddrinfo", unreachable)
     with pytest.raises(data.DataMissing) as caught: data.download("wine-white")
     message = str(caught.value)
-    assert "could not download https://" in message and str(root / "wine-white") in message and "winequality-white.csv" in message
+    assert "could not download https://" in message and str(data_folder / "wine-white") in message and "winequality-white.csv" in message
 
 
 @pytest.mark.parametrize("name", ["utkface", "mnist", "digits"])

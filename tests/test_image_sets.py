@@ -25,14 +25,6 @@ DATA = data.roots()[-1]
 BROUGHT = ["ambiguous-mnist", "cifar-10", "cifar-100", "imagenet", "imagenet-100", "imagenet-o", "imagenet-o-64", "svhn", "tiny-imagenet"]
 
 
-@pytest.fixture
-def root(tmp_path, monkeypatch) -> Path:
-    "An empty data folder that is searched before the project's own."
-    monkeypatch.setenv("UNCPAPER_DATA", str(tmp_path / "data"))
-    (tmp_path / "data").mkdir()
-    return tmp_path / "data"
-
-
 def change(monkeypatch, name: str, **fields) -> None:
     "Change a card for the length of a test, say to the checksums of its own small files."
     monkeypatch.setitem(data.registry, name, dataclasses.replace(data.card(name), **fields))
@@ -225,8 +217,8 @@ def cifar100(folder: Path) -> Path:
     return folder
 
 
-def test_cifar10(root, monkeypatch):
-    cifar10(root / "cifar-10-batches-py")
+def test_cifar10(data_folder, monkeypatch):
+    cifar10(data_folder / "cifar-10-batches-py")
     with pytest.raises(data.DataCorrupt, match="data_batch_1: MD5 is .*, expected c99cafc15224…"): data.load("cifar-10", "test")
     change(monkeypatch, "cifar-10", read=data.read_cifar10)
     x, y = data.load("cifar-10", "train")
@@ -235,24 +227,24 @@ def test_cifar10(root, monkeypatch):
     assert data.load("cifar-10", "test").y.tolist() == [5, 5, 5]
 
 
-def test_torchvision_reads_the_same(root, monkeypatch):
+def test_torchvision_reads_the_same(data_folder, monkeypatch):
     from torchvision.datasets import CIFAR10
-    place = cifar10(root / "cifar-10-batches-py")
+    place = cifar10(data_folder / "cifar-10-batches-py")
     write_pickle(place / "batches.meta", {"label_names": list("abcdefghij")})
     monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *_: True)
-    theirs = CIFAR10(root, train=True)
+    theirs = CIFAR10(data_folder, train=True)
     x, y = data.read_cifar10(place, "train")
     assert (theirs.data == x.permute(0, 2, 3, 1).numpy()).all() and theirs.targets == y.tolist()
 
 
-def test_cifar100_from_its_archive(root, tmp_path, monkeypatch):
-    with tarfile.open(root / "cifar-100-python.tar.gz", "w:gz") as tar: tar.add(cifar100(tmp_path / "cifar-100-python"), "cifar-100-python")
+def test_cifar100_from_its_archive(data_folder, tmp_path, monkeypatch):
+    with tarfile.open(data_folder / "cifar-100-python.tar.gz", "w:gz") as tar: tar.add(cifar100(tmp_path / "cifar-100-python"), "cifar-100-python")
     assert data.missing("cifar-100") == []
     with pytest.raises(data.DataCorrupt, match="MD5 is"): data.load("cifar-100", "test")
     md5 = {file: hashlib.md5((tmp_path / "cifar-100-python" / file).read_bytes()).hexdigest() for file in ("train", "test")}
     change(monkeypatch, "cifar-100", read=data.after_md5(data.read_cifar100, md5))
     assert data.load("cifar-100", "train").y.tolist() == [0, 1, 2, 3] and (data.load("cifar-100", "test").x == 2).all()
-    write_pickle(root / "cifar-100-python" / "cifar-100-python" / "test", {})
+    write_pickle(data_folder / "cifar-100-python" / "cifar-100-python" / "test", {})
     with pytest.raises(data.DataCorrupt, match="test: MD5 is"): data.load("cifar-100", "train")
 
 
@@ -282,8 +274,8 @@ def svhn(folder: Path, labels=((10,), (1,), (9,))) -> np.ndarray:
     return pixels
 
 
-def test_svhn(root, monkeypatch):
-    pixels = svhn(root / "svhn")
+def test_svhn(data_folder, monkeypatch):
+    pixels = svhn(data_folder / "svhn")
     with pytest.raises(data.DataCorrupt, match=r"train_32x32.mat: SHA-256 is .* then call uncpaper.data.download\('svhn'\)"): data.load("svhn", "train")
     change(monkeypatch, "svhn", sha256={})
     x, y = data.load("svhn", "test")
@@ -313,22 +305,22 @@ def tiny(folder: Path, size: int = 64) -> Path:
     return folder
 
 
-def test_tiny_imagenet(root):
-    tiny(root / "tiny-imagenet-200")
+def test_tiny_imagenet(data_folder):
+    tiny(data_folder / "tiny-imagenet-200")
     x, y = data.load("tiny-imagenet", "val")
     assert (x.shape, x.dtype, y.tolist()) == ((3, 3, 64, 64), torch.uint8, [1, 2, 0])
     assert x[1].unique().tolist() == [77] and (x[0, :, 5, 5].float() - torch.tensor([200.0, 40, 90])).abs().max() <= 2
 
 
-def test_tiny_imagenet_from_its_archive(root, tmp_path):
+def test_tiny_imagenet_from_its_archive(data_folder, tmp_path):
     place = tiny(tmp_path / "tiny-imagenet-200")
-    with zipfile.ZipFile(root / "tiny-imagenet-200.zip", "w") as file:
+    with zipfile.ZipFile(data_folder / "tiny-imagenet-200.zip", "w") as file:
         for path in sorted(place.rglob("*")): file.write(path, path.relative_to(tmp_path))
     assert data.load("tiny-imagenet", "val").y.tolist() == [1, 2, 0]
 
 
-def test_tiny_imagenet_refuses_what_does_not_fit(root):
-    place = tiny(root / "tiny-imagenet-200")
+def test_tiny_imagenet_refuses_what_does_not_fit(data_folder):
+    place = tiny(data_folder / "tiny-imagenet-200")
     notes = place / "val" / "val_annotations.txt"
     good = notes.read_text()
     notes.write_text(good.replace("n03", "n04"))
@@ -355,19 +347,19 @@ def imagenet(folder: Path, *shapes: tuple[int, int]) -> list[Path]:
 SHAPES = [(300, 411), (640, 427), (100, 90), (256, 256), (225, 1000)]
 
 
-def test_imagenet_is_cropped_as_by_torchvision(root):
+def test_imagenet_is_cropped_as_by_torchvision(data_folder):
     from torchvision import transforms
     theirs = transforms.Compose([transforms.Resize(256), transforms.CenterCrop(224)])
-    paths = imagenet(root / "imagenet" / "val", *SHAPES)
+    paths = imagenet(data_folder / "imagenet" / "val", *SHAPES)
     x, y = data.load("imagenet", "val")
     assert (x.shape, x.dtype, y.tolist()) == ((5, 3, 224, 224), torch.uint8, list(range(5)))
     for path, ours in zip(paths, x): assert (np.array(theirs(Image.open(path))) == ours.permute(1, 2, 0).numpy()).all()
 
 
-def test_the_first_hundred_classes_of_imagenet_and_700_pictures_of_each(root):
+def test_the_first_hundred_classes_of_imagenet_and_700_pictures_of_each(data_folder):
     for part, counts in {"train": {0: 703, 1: 2, 100: 3}, "val": {0: 1, 99: 1, 100: 1}}.items():
         for number in range(101):
-            folder = root / "imagenet" / part / f"n{number:08}"
+            folder = data_folder / "imagenet" / part / f"n{number:08}"
             folder.mkdir(parents=True)
             for i in range(counts.get(number, 1)): Image.new("RGB", (80, 73), (number, 0, 0)).save(folder / f"{i:04}.JPEG", quality=95)
     x, y = data.load("imagenet-100", "train")
@@ -375,16 +367,16 @@ def test_the_first_hundred_classes_of_imagenet_and_700_pictures_of_each(root):
     assert (x[:, 0].float().mean((1, 2)) - y).abs().max() <= 3 and data.load("imagenet-100", "val").y.tolist() == list(range(100))
 
 
-def test_small_pictures_of_imagenet_o_are_shrunk_as_those_of_imagenet(root):
-    imagenet(root / "imagenet-o", *SHAPES)
-    imagenet(root / "imagenet" / "val", *SHAPES)
-    imagenet(root / "imagenet" / "train", *SHAPES)
+def test_small_pictures_of_imagenet_o_are_shrunk_as_those_of_imagenet(data_folder):
+    imagenet(data_folder / "imagenet-o", *SHAPES)
+    imagenet(data_folder / "imagenet" / "val", *SHAPES)
+    imagenet(data_folder / "imagenet" / "train", *SHAPES)
     assert data.load("imagenet-o-64", "test").x.equal(data.load("imagenet-100", "val").x)
 
 
-def test_a_part_of_imagenet(root):
-    imagenet(root / "imagenet-o" / "imagenet-o", *SHAPES[:3])
-    files = data.class_files(root / "imagenet-o")
+def test_a_part_of_imagenet(data_folder):
+    imagenet(data_folder / "imagenet-o" / "imagenet-o", *SHAPES[:3])
+    files = data.class_files(data_folder / "imagenet-o")
     assert [label for _, label in files] == [0, 1, 2]
     x, y = data.read_pictures(files[1:2], data.centre_crop)
     assert x.shape == (1, 3, 224, 224) and y.tolist() == [1] and data.load("imagenet-o", "test").x[1:2].equal(x)
@@ -400,10 +392,10 @@ def ambiguous(folder: Path, pictures: torch.Tensor, labels: torch.Tensor) -> Pat
     return folder
 
 
-def test_ambiguous_mnist(root, monkeypatch):
+def test_ambiguous_mnist(data_folder, monkeypatch):
     pictures = (torch.arange(6_003).view(-1, 1, 1, 1) / 6_003).expand(-1, 1, 28, 28)
     labels = torch.randint(0, 10, (6_003, 10), generator=torch.Generator().manual_seed(0))
-    ambiguous(root / "AmbiguousMNIST", pictures, labels)
+    ambiguous(data_folder / "AmbiguousMNIST", pictures, labels)
     with pytest.raises(data.DataCorrupt, match="amnist_samples.pt: MD5 is .* expected 4f7865093b1d…"): data.load("ambiguous-mnist", "train")
     change(monkeypatch, "ambiguous-mnist", read=data.read_ambiguous)
     # as the authors' package does it: every picture ten times, one label each, then cut
@@ -431,12 +423,12 @@ def test_tensors_that_act_are_refused(tmp_path):
 # ---- cards ------------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("name", BROUGHT)
-def test_a_set_that_is_not_there_says_where_to_get_it_and_where_to_put_it(name, root):
+def test_a_set_that_is_not_there_says_where_to_get_it_and_where_to_put_it(name, data_folder):
     card = data.card(name)
     remedy = "download('svhn')" if name == "svhn" else card.homepage
     with pytest.raises(data.DataMissing) as caught: data.load(name, next(iter(card.splits)))
     message = str(caught.value)
-    assert remedy in message and str(root / card.folder) in message and "\n" not in message
+    assert remedy in message and str(data_folder / card.folder) in message and "\n" not in message
     assert not card.embedded and data.digest(name) == hashlib.sha256().hexdigest()
 
 
@@ -446,8 +438,8 @@ def test_git_ignores_what_a_reader_brings(name):
     assert subprocess.run(["git", "check-ignore", *paths], cwd=DATA, capture_output=True, text=True).stdout.count("\n") == len(paths)
 
 
-def test_a_missing_file_of_a_set_is_named(root):
-    cifar10(root / "cifar-10-batches-py")
-    (root / "cifar-10-batches-py" / "data_batch_4").unlink()
+def test_a_missing_file_of_a_set_is_named(data_folder):
+    cifar10(data_folder / "cifar-10-batches-py")
+    (data_folder / "cifar-10-batches-py" / "data_batch_4").unlink()
     with pytest.raises(data.DataMissing, match=r"cifar-10: no \*\*/data_batch_4 in"): data.load("cifar-10", "test")
-    with pytest.raises(data.DataMissing, match="no data_batch_4 in"): data.read_cifar10(root / "cifar-10-batches-py", "train")
+    with pytest.raises(data.DataMissing, match="no data_batch_4 in"): data.read_cifar10(data_folder / "cifar-10-batches-py", "train")

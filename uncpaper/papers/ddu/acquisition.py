@@ -33,7 +33,7 @@ from ...models.spectral import warm_up
 from ...numerics import generator
 from . import GREY, Network, Pictures, Task, cross_entropy, jitter_report, outputs
 from .ambiguous import Ambiguous, AmbiguousPictures, noisy
-from .checkpoints import write_json
+from .checkpoints import seeded, write_json
 from ...reproduce.stages import Stage
 from ...training import fit
 
@@ -315,8 +315,7 @@ def file_names(
     "The original's names. Raises ValueError for a method that it does not have."
     if run.method not in ORIGINAL: raise ValueError(f"method must be one of {'; '.join(ORIGINAL)}; got {run.method!r}")
     n, dirty = run.network, run.pool.ambiguous is not None
-    model = n.name + (f"_sn_{n.spectral_norm}" if n.spectral_norm else "") + ("_mod" if n.modified else "")
-    rest = f"{model}_{run.seed}_{ORIGINAL[run.method]}_" + (f"dirty_mnist_{run.pool.drawn}.json" if dirty else "mnist.json")
+    rest = f"{seeded(n.name, run.seed, n.spectral_norm, n.modified)}_{ORIGINAL[run.method]}_" + (f"dirty_mnist_{run.pool.drawn}.json" if dirty else "mnist.json")
     return {"accuracies": f"test_accs_{rest}"} | ({"shares": f"ambiguous_{rest}", "entropies": f"ambiguous_entropies_{rest}"} if dirty else {})
 
 # %% ../../../nbs/papers/ddu/acquisition.ipynb #b8bb1857
