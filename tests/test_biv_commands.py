@@ -43,7 +43,7 @@ def refused(base, **changes):
     with pytest.raises(Refused) as error: read(base, **changes)
     message = str(error.value)
     assert isinstance(error.value, ValueError) and "\n" not in message
-    assert message.startswith(error.value.group + ": got ") and message.endswith("; allowed: " + error.value.allowed)
+    assert message.startswith(error.value.field + ": got ") and message.endswith("; allowed: " + error.value.allowed)
     assert error.value.allowed
     return error.value
 
@@ -517,7 +517,7 @@ def test_default_average_steps_back_for_one_mode():
 ])
 def test_refusals(base, changes, group, fragment, allowed):
     error = refused(base, **changes)
-    assert error.group == group
+    assert error.field == group
     assert fragment in error.reason
     assert allowed in error.allowed
 
@@ -537,7 +537,7 @@ def test_example_with_two_groups_only():
 ])
 def test_refused_lines(line, group, fragment):
     with pytest.raises(Refused, match=group) as error: translate(line)
-    assert error.value.group == group and fragment in error.value.reason
+    assert error.value.field == group and fragment in error.value.reason
 
 
 def test_a_flag_without_a_value_is_empty():

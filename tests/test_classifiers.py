@@ -8,8 +8,9 @@ from torch import nn
 from torch.distributions import Bernoulli, Normal, kl_divergence
 from torch.nn import functional as F
 
-from uncpaper.models.classifiers import (AveragedShortcut, Residual, basic_block, bottleneck, convolution, imagenet_resnet50, imagenet_vgg16, imagenet_wide_resnet50_2, lenet, resnet18, resnet50,
-                                         small_lenet, small_resnet, small_vgg, small_wide_resnet, tiny_resnet, vgg16, wide_block, wide_resnet, wide_resnet_28_10)
+from uncpaper.models.classifiers import (AveragedShortcut, Residual, basic_block, bottleneck, convolution, dropout_mlp, imagenet_resnet50, imagenet_vgg16, imagenet_wide_resnet50_2, lenet,
+                                         plain_block, resnet18, resnet50, resnet9, resnet9_trunk, small_lenet, small_resnet, small_vgg, small_wide_resnet, tiny_resnet, vgg16, wide_block, wide_resnet, wide_resnet_28_10)
+from uncpaper.models.dropout import SharedDropout
 from uncpaper.models.spectral import SpectralConv2d, bounded, input_sizes, spectral_layers
 from uncpaper.models.vae import VAE, kl_to_standard_normal, perceptron
 
@@ -205,6 +206,90 @@ def test_sizes_and_variants_that_do_not_exist_are_refused():
     with pytest.raises(ValueError, match="size of lenet must be 28, got 32"): lenet(size=32)
     with pytest.raises(ValueError, match="size of small_lenet must be 8, got 28"): small_lenet(size=28)
     with pytest.raises(ValueError, match="modified must be False"), torch.device("meta"): imagenet_resnet50(modified=True)
+
+
+# the classifiers of the EiV paper
+
+def resnet9_count(channels, classes, dropout, width=64, left=2):
+    widths = [(channels, 1), (1, 2), (2, 2), (2, 2), (2, 4), (4, 8), (8, 8), (8, 8)]
+    trunk = sum(conv(a if a == channels and i == 0 else a * width, b * width, bias=1) + norm(b * width) for i, (a, b) in enumerate(widths))
+    return trunk + (full(8 * width * left**2, 8 * width) if dropout else 0) + full(8 * width, classes)
+
+
+@pytest.mark.parametrize("classes", [10, 100])
+@pytest.mark.parametrize("channels, size, left", [(3, 32, 2), (1, 28, 2), (1, 14, 1), (1, 8, 1), (3, 64, 2)])
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+@pytest.mark.parametrize("width", [4, 64])
+def test_resnet9_on_a_device_without_numbers(classes, channels, size, left, dropout, width):
+    with torch.device("meta"):
+        model = resnet9(classes, channels, dropout, width, size)
+        x = torch.zeros(3, 5, channels, size, size)
+    assert parameters(model) == resnet9_count(channels, classes, dropout, width, left)
+    assert model.features(x).shape == (3, 5, 8 * width * (left**2 if dropout else 1)) and model(x).shape == (3, 5, classes) and model(x[:, 0]).shape == (3, classes)
+    assert [type(layer) for layer in model.head] == ([SharedDropout, nn.Linear] * 2 if dropout else [nn.Linear])
+    assert all(layer.p == dropout for layer in model.head if isinstance(layer, SharedDropout))
+
+
+def test_published_classifiers_of_eiv():
+    with torch.device("meta"):
+        assert parameters(resnet9(dropout=0.5)) == resnet9_count(3, 10, 0.5) == 7_624_458 and parameters(resnet9()) == resnet9_count(3, 10, 0.0) == 6_575_370
+        perceptron = dropout_mlp()
+        assert parameters(perceptron) == 2 * full(1024, 1024) + full(1024, 10) == 2_109_450
+        assert sum(isinstance(m, nn.Conv2d) for m in resnet9().modules()) == sum(isinstance(m, nn.BatchNorm2d) for m in resnet9().modules()) == 8
+    assert [type(layer) for layer in perceptron.head] == [SharedDropout, nn.Linear, nn.ReLU, SharedDropout, nn.Linear, nn.ReLU, SharedDropout, nn.Linear]
+    assert all(m.track_running_stats for m in resnet9(width=2).modules() if isinstance(m, nn.BatchNorm2d))
+    with torch.device("meta"): assert parameters(dropout_mlp(classes=7, pixels=64, width=32)) == full(64, 32) + full(32, 32) + full(32, 7)
+
+
+def test_resnet9_by_hand():
+    "Layer after layer from its own weights; at 32 x 32 the last pooling is a plain one, 2x2 or 4x4."
+    torch.manual_seed(0)
+    for dropout, window in ((0.5, 2), (0.0, 4)):
+        model, x = resnet9(dropout=dropout, width=4).train(), torch.randn(6, 3, 32, 32)
+        model(x) # moves the running statistics
+        model.eval()
+        convs, norms, full = ([m for m in model.modules() if isinstance(m, kind)] for kind in (nn.Conv2d, nn.BatchNorm2d, nn.Linear))
+        def block(h, i):
+            n = norms[i]
+            h = F.conv2d(h, convs[i].weight, convs[i].bias, padding=1)
+            return F.relu((h - n.running_mean[:, None, None]) / (n.running_var[:, None, None] + n.eps).sqrt() * n.weight[:, None, None] + n.bias[:, None, None])
+        with torch.no_grad():
+            h = F.max_pool2d(block(block(x, 0), 1), 2)
+            h = h + block(block(h, 2), 3)
+            h = F.max_pool2d(block(F.max_pool2d(block(h, 4), 2), 5), 2)
+            h = h + block(block(h, 6), 7)
+            h = F.max_pool2d(h, window).flatten(1)
+            for layer in full: h = h @ layer.weight.T + layer.bias
+            assert torch.allclose(model(x), h, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [8, 14, 28, 32])
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_one_step_of_small_resnet9(size, dropout):
+    torch.manual_seed(0)
+    model = resnet9(channels=1, dropout=dropout, width=4, size=size)
+    before = [p.detach().clone() for p in model.parameters()]
+    optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+    F.cross_entropy(model(torch.randn(6, 2, 1, size, size)).flatten(0, 1), torch.arange(12) % 10).backward()
+    optimizer.step()
+    assert all(not p.equal(q) and p.isfinite().all() for p, q in zip(model.parameters(), before))
+    x = torch.randn(8, 1, size, size)
+    model.eval()
+    with torch.no_grad(): assert torch.allclose(model(x)[:4], model(x[:4]), atol=1e-5)
+
+
+def test_plain_block_and_trunk():
+    torch.manual_seed(0)
+    block, x = plain_block(2, 3).train(), torch.randn(4, 2, 8, 8)
+    with torch.no_grad():
+        expected = F.relu(F.batch_norm(F.conv2d(x, block[0].weight, block[0].bias, padding=1), None, None, training=True))
+        assert torch.allclose(block(x), expected, atol=1e-6) and plain_block(2, 3, pool=True)(x).shape == (4, 3, 4, 4)
+        assert resnet9_trunk(2, 3, 2)(torch.randn(2, 2, 28, 28)).shape == (2, 8 * 3 * 4)
+
+
+@pytest.mark.parametrize("size", [1, 7])
+def test_pictures_too_small_for_resnet9_are_refused(size):
+    with pytest.raises(ValueError, match=f"^size of resnet9 must be >= 8, got {size}$"): resnet9(size=size)
 
 
 # the autoencoder

@@ -31,7 +31,7 @@ def refused(line):
     with pytest.raises(Refused) as error: translate(line)
     message = str(error.value)
     assert isinstance(error.value, ValueError) and "\n" not in message
-    assert message.startswith(f"{error.value.flag}: got ") and message.endswith(f"; allowed: {error.value.allowed}") and error.value.allowed
+    assert message.startswith(f"{error.value.field}: got ") and message.endswith(f"; allowed: {error.value.allowed}") and error.value.allowed
     return error.value
 
 
@@ -75,7 +75,7 @@ def test_every_flag_has_a_meaning_and_parses(script, flag):
 def test_a_value_that_cannot_be_met_says_why(script, flag):
     words = [flag.name] + {"switch": [], "number": ["0.123"], "integer": ["77"], "word": ["nonsense"]}[flag.kind]
     error = refused(shlex.join([script, "--seed", "1", *words]))
-    assert error.flag == flag.name and error.reason == flag.remark
+    assert error.field == flag.name and error.reason == flag.remark
     assert all(flag.allowed(value) in error.allowed for value in flag.only)
 
 
@@ -83,7 +83,7 @@ def test_a_value_that_cannot_be_met_says_why(script, flag):
 def test_numbers_have_a_floor(script, flag):
     for value in ("-3", "nan", "inf") if flag.kind == "number" else ("-3",):
         line = shlex.join([script, *(["--seed", "1"] if flag.name != "--seed" else []), flag.name, value])
-        assert refused(line).flag == flag.name
+        assert refused(line).field == flag.name
 
 
 @pytest.mark.parametrize("script", FLAGS)
@@ -93,12 +93,12 @@ def test_numbers_have_a_floor(script, flag):
 ])
 def test_wrong_lines(script, words, flag, fragment):
     error = refused(f"python {script} {words}")
-    assert error.flag == flag and fragment in error.reason
+    assert error.field == flag and fragment in error.reason
 
 
 def test_a_line_needs_a_script():
     assert "no script" in refused("--seed 1").reason
-    assert "a misspelling of --ood_dataset" in refused("evaluate.py --seed 1 --ood-dataset svhn").reason
+    assert "a misspelling of '--ood_dataset'" in refused("evaluate.py --seed 1 --ood-dataset svhn").reason
     assert asked("CUDA_VISIBLE_DEVICES=0,1 nohup python3 ./DDU/train.py --seed 7 &>log".split(" &>")[0]).values["seed"] == 7
 
 
@@ -144,7 +144,7 @@ def test_an_ensemble_is_trained():
 ])
 def test_a_training_that_is_refused(words, flag, fragment):
     error = refused(f"train.py --seed 1 {words}")
-    assert error.flag == flag and fragment in error.reason
+    assert error.field == flag and fragment in error.reason
 
 
 # Dirty-MNIST
@@ -168,7 +168,7 @@ def test_the_three_networks_of_the_figure():
     ("--model wide_resnet", "--model"), ("--model vgg16 -sn", "-sn"), ("--model resnet18", "-sn"), ("--model resnet18 -sn -mod", "-mod"), ("--model lenet -b 64", "-b"), ("--model lenet --lr 1", "--lr"),
 ])
 def test_what_the_figure_does_not_have(words, flag):
-    assert refused(f"train.py --seed 1 --dataset dirty_mnist {words}").flag == flag
+    assert refused(f"train.py --seed 1 --dataset dirty_mnist {words}").field == flag
 
 
 def test_ensembles_know_no_dirty_mnist():
@@ -203,7 +203,7 @@ def test_the_evaluation_of_an_ensemble():
     ("--model-type ensemble -sn", "--model-type"), ("--model-type all", "--model-type"), ("--ensemble 6", "--ensemble"), ("--runs 0", "--runs"), ("-mod", "-mod"),
 ])
 def test_an_evaluation_that_is_refused(words, flag):
-    assert refused(f"evaluate.py --seed 1 {words}").flag == flag
+    assert refused(f"evaluate.py --seed 1 {words}").field == flag
 
 
 # Active learning
@@ -247,7 +247,7 @@ def test_an_acquisition_note(words, fragment):
     ("--num-ensemble 1", "--num-ensemble"), ("--subsample 10", "--subsample"),
 ])
 def test_an_acquisition_that_is_refused(words, flag):
-    assert refused(f"active_learning_script.py --seed 1 {words}").flag == flag
+    assert refused(f"active_learning_script.py --seed 1 {words}").field == flag
 
 
 # Plans

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.optimize import brentq
 
-from uncpaper.losses import biv_loss, cutoff_loss, effective_batch_size, epsilon_for_batch_size, iv_loss, mse_loss
+from uncpaper.losses import biv_loss, cutoff_loss, diffusion_loss, effective_batch_size, eiv_loss, epsilon_for_batch_size, iv_loss, mse_loss
 
 R = torch.tensor([1.0, 2.0, -3.0], dtype=torch.float64)
 ZERO = torch.zeros_like(R)
@@ -373,3 +373,175 @@ def test_batch_size_only_reached_in_the_limit_is_refused():
         epsilon_for_batch_size(V, 3)
     with pytest.raises(ValueError, match="at least one"):
         effective_batch_size(V[:0])
+
+
+# EiV: log-mean-exp over zetas
+
+def two_classes(p):
+    "Logits that give class 0 the probability p."
+    return torch.stack([p.log(), (-p).log1p()], -1)
+
+
+def plain_eiv(logits, labels):
+    return -logits.softmax(-1)[torch.arange(len(labels)), :, labels].mean(1).log().mean()
+
+
+def zetas(n=16, k=5, classes=10, seed=0, dtype=torch.float64):
+    g = torch.Generator().manual_seed(seed)
+    return (2 * torch.randn(n, k, classes, generator=g)).to(dtype), torch.randint(classes, (n,), generator=g)
+
+
+def test_eiv_values():
+    p = torch.tensor([[0.9, 0.1]], dtype=torch.float64)
+    assert eiv_loss(two_classes(p), torch.tensor([0])).item() == pytest.approx(0.693147, abs=1e-6)
+    assert eiv_loss(two_classes(p), torch.tensor([1])).item() == pytest.approx(0.693147, abs=1e-6)
+    assert eiv_loss(two_classes(p[0, :, None]), torch.tensor([0, 0])).item() == pytest.approx(1.203973, abs=1e-6)  # the mean of the losses
+    logits, labels = zetas()
+    assert eiv_loss(logits, labels).item() == pytest.approx(plain_eiv(logits, labels).item(), rel=1e-12)
+
+
+def test_eiv_expectations_and_the_fall_with_k():
+    "Uniform: 1, 3/2 - ln 2; Beta(2, 2): 5/6, then .7146(3) for K = 5 and .6952(2) for K = 50; both tend to ln 2."
+    n = 100_000
+    torch.manual_seed(0)
+    for law, expected in ((1.0, {1: 1.0, 2: 1.5 - math.log(2)}), (2.0, {1: 5 / 6, 2: None, 5: 0.7146, 50: 0.6952})):
+        values, p = [], torch.distributions.Beta(torch.tensor(law, dtype=torch.float64), law)
+        for k, value in expected.items():
+            size = n if k < 50 else n // 5
+            values.append(eiv_loss(two_classes(p.sample((size, k))), torch.zeros(size, dtype=torch.long)).item())
+            if value is not None: assert values[-1] == pytest.approx(value, abs=5 / k**0.5 / math.sqrt(size) + 6e-4)  # deviations are below 1 / sqrt(K)
+        assert values == sorted(values, reverse=True) and values[-1] > math.log(2)
+
+
+def test_eiv_by_quadrature():
+    "K = 2 uniform probabilities on a grid of 400 x 400 midpoints."
+    u = (torch.arange(400, dtype=torch.float64) + 0.5) / 400
+    pairs = torch.cartesian_prod(u, u)
+    assert eiv_loss(two_classes(pairs), torch.zeros(len(pairs), dtype=torch.long)).item() == pytest.approx(1.5 - math.log(2), abs=1e-5)
+
+
+@given(st.integers(1, 20), st.integers(1, 6), st.integers(2, 12), st.integers(0, 1000))
+@settings(max_examples=40, deadline=None)
+def test_eiv_lies_between_its_bounds(n, k, classes, seed):
+    logits, labels = zetas(n, k, classes, seed)
+    own = -logits.log_softmax(-1)[torch.arange(n), :, labels]
+    value = eiv_loss(logits, labels).item()
+    assert own.min(1).values.mean() - 1e-12 <= value <= own.mean().item() + 1e-12  # the best zeta, and Jensen
+    assert eiv_loss(logits[:, torch.randperm(k)], labels).item() == pytest.approx(value, rel=1e-12)
+    assert eiv_loss(logits[:, :1].expand(n, k, classes), labels).item() == pytest.approx(eiv_loss(logits[:, :1], labels).item(), rel=1e-12)
+    assert eiv_loss(logits + 7, labels).item() == pytest.approx(value, rel=1e-10)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_eiv_of_one_zeta_is_cross_entropy_bit_by_bit(dtype):
+    logits, labels = zetas(1001, 1, 10, dtype=dtype)
+    a, b = logits.clone().requires_grad_(), logits.clone().requires_grad_()
+    ours, peer = eiv_loss(a, labels), torch.nn.functional.cross_entropy(b[:, 0], labels)
+    ours.backward(), peer.backward()
+    assert ours.equal(peer) and a.grad.equal(b.grad) and ours.dtype == dtype
+
+
+def test_eiv_gradient():
+    logits, labels = zetas()
+    ours, plain = logits.clone().requires_grad_(), logits.clone().requires_grad_()
+    eiv_loss(ours, labels).backward(), plain_eiv(plain, labels).backward()
+    assert torch.allclose(ours.grad, plain.grad, rtol=1e-10, atol=1e-14)
+    f = logits.softmax(-1)
+    share = f[torch.arange(16), :, labels]
+    share = share / share.sum(1, keepdim=True)
+    by_hand = share[..., None] * (f - torch.nn.functional.one_hot(labels, 10)[:, None]) / 16
+    assert torch.allclose(ours.grad, by_hand, rtol=1e-10, atol=1e-14)
+    assert torch.autograd.gradcheck(lambda x: eiv_loss(x, labels), ours)
+
+
+def test_eiv_of_wild_logits():
+    for dtype in (torch.float32, torch.float64):
+        logits = torch.tensor([[[1e4, -1e4], [-1e4, -1e4]], [[-1e4, 1e4], [-1e4, 1e4]], [[1e4, -1e4], [-1e4, 1e4]]], dtype=dtype, requires_grad=True)
+        for i, expected in enumerate((-math.log(0.75), 2e4, math.log(2))):
+            value = eiv_loss(logits[i:i + 1], torch.tensor([0]))
+            assert value.item() == pytest.approx(expected, rel=1e-6)
+        eiv_loss(logits, torch.tensor([0, 0, 0])).backward()
+        assert logits.grad.isfinite().all() and logits.grad[1].abs().max() > 0.1
+
+
+@pytest.mark.parametrize("logits, labels, message", [
+    (torch.zeros(2, 3), torch.tensor([0, 1]), r"^logits: shape \(2, 3\) must be \(batch, zeta, class\), at least one of each$"),
+    (torch.zeros(2, 0, 3), torch.tensor([0, 1]), r"^logits: shape \(2, 0, 3\) must be"),
+    (torch.zeros(0, 2, 3), torch.zeros(0, dtype=torch.long), r"^logits: shape \(0, 2, 3\) must be"),
+    (torch.zeros(2, 4, 3), torch.tensor([0]), r"^labels: must be int64 of shape \(2,\), got torch.int64 of shape \(1,\)$"),
+    (torch.zeros(2, 4, 3), torch.zeros(2, 4, dtype=torch.long), r"^labels: must be int64 of shape \(2,\), got torch.int64 of shape \(2, 4\)$"),
+    (torch.zeros(2, 4, 3), torch.zeros(2), r"^labels: must be int64 of shape \(2,\), got torch.float32 of shape \(2,\)$"),
+    (torch.zeros(2, 4, 3), torch.tensor([0, 3]), r"^labels: must be from 0 to 2, got 0 to 3$"),
+    (torch.zeros(2, 4, 3), torch.tensor([-100, 1]), r"^labels: must be from 0 to 2, got -100 to 1$"),
+])
+def test_eiv_refuses(logits, labels, message):
+    with pytest.raises(ValueError, match=message): eiv_loss(logits, labels)
+
+
+# denoising
+
+class Circle:
+    "alpha = cos, sigma = sin of an angle that grows with t, in float64."
+    def angle(self, t): return torch.as_tensor(t).double() * math.pi / 200
+    def alpha(self, t): return self.angle(t).cos()
+    def sigma(self, t): return self.angle(t).sin()
+
+
+def noisy(n=500, shape=(1, 4, 4), dtype=torch.float32, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    x0, noise = torch.randn(2, n, *shape, generator=g).to(dtype)
+    return x0, torch.randint(1, 100, (n,), generator=g), noise
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", [(), (7,), (1, 4, 4)])
+def test_diffusion_loss_of_a_network_that_knows(dtype, shape):
+    "What the network sees and what it should say, sample by sample; and a constant error of 0.5 costs 0.25."
+    x0, t, noise = noisy(20, shape, dtype)
+    a, s = (level.view(-1, *[1] * len(shape)) for level in (Circle().alpha(t), Circle().sigma(t)))
+    answers = {"epsilon": noise, "x0": x0, "v": a * noise - s * x0}
+    for target, answer in answers.items():
+        def network(x, times):
+            assert x.dtype == times.dtype == dtype and times.equal(t.to(dtype))
+            assert torch.allclose(x.double(), a * x0 + s * noise, atol=1e-6)
+            return answer.to(dtype) + 0.5
+        value = diffusion_loss(network, x0, t, noise, Circle(), target)
+        assert value.dtype == dtype and value.item() == pytest.approx(0.25, rel=1e-5)
+
+
+@pytest.mark.parametrize("t", [10, 50, 90])
+def test_best_losses_for_gaussian_data(t):
+    x0, _, noise = noisy(2000)
+    times, a, s = torch.full((2000,), t), Circle().alpha(t).item(), Circle().sigma(t).item()
+    for target, slope, expected in (("epsilon", s, a**2), ("x0", a, s**2), ("v", 0.0, 1.0)):
+        at = lambda k: diffusion_loss(lambda x, t: k * x, x0, times, noise, Circle(), target).item()
+        assert at(slope) == pytest.approx(expected, rel=0.04)
+        assert at(slope) < min(at(slope - 0.1), at(slope + 0.1))
+
+
+def test_targets_are_one_another_by_weights():
+    "An error e of x0 is an error -(alpha / sigma) e of the noise and -e / sigma of v."
+    x0, _, noise = noisy(50, dtype=torch.float64)
+    t = torch.full((50,), 40)
+    a, s = Circle().alpha(40), Circle().sigma(40)
+    error = torch.randn(x0.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    v = a * noise - s * x0
+    losses = [diffusion_loss(lambda x, t: y, x0, t, noise, Circle(), target).item() for target, y in (("x0", x0 + error), ("epsilon", noise - a / s * error), ("v", v - error / s))]
+    assert losses[1] == pytest.approx(losses[0] * (a / s).item() ** 2) and losses[2] == pytest.approx(losses[0] / s.item() ** 2)
+
+
+def test_diffusion_loss_trains():
+    network = torch.nn.Linear(4, 4, bias=False)
+    x0, t, noise = noisy(100, (4,))
+    diffusion_loss(lambda x, t: network(x), x0, t, noise, Circle()).backward()
+    assert network.weight.grad.abs().sum() > 0 and network.weight.grad.dtype == torch.float32
+
+
+def test_diffusion_loss_refuses():
+    x0, t, noise = noisy(5)
+    same = lambda x, t: x
+    for times in (t[:3], t[:, None], torch.tensor(3)):
+        with pytest.raises(ValueError, match=r"^t: shape \(.*\) must be one per picture, \(5,\)$"): diffusion_loss(same, x0, times, noise, Circle())
+    with pytest.raises(ValueError, match="^target must be one of epsilon, x0, v, got noise$"): diffusion_loss(same, x0, t, noise, Circle(), "noise")
+    with pytest.raises(ValueError, match=r"must be the prediction's"): diffusion_loss(lambda x, t: x[:, :, :1], x0, t, noise, Circle())
+    with pytest.raises(ValueError, match=r"\(5, 1, 4, 4\)"): diffusion_loss(same, x0, t, noise[:, :, :1], Circle())

@@ -6,7 +6,8 @@
 __all__ = ['Classifier', 'convolution', 'activation', 'AveragedShortcut', 'Residual', 'lenet', 'small_lenet', 'vgg_layers',
            'vgg16', 'small_vgg', 'halving', 'shortcut', 'basic_block', 'bottleneck', 'stages', 'resnet', 'resnet18',
            'resnet50', 'small_resnet', 'tiny_resnet', 'wide_block', 'wide_resnet', 'he_outgoing', 'wide_resnet_28_10',
-           'small_wide_resnet', 'Pruned', 'imagenet_resnet50', 'imagenet_wide_resnet50_2', 'imagenet_vgg16', 'imagenet']
+           'small_wide_resnet', 'Pruned', 'imagenet_resnet50', 'imagenet_wide_resnet50_2', 'imagenet_vgg16', 'imagenet',
+           'plain_block', 'resnet9_trunk', 'resnet9', 'dropout_mlp']
 
 # %% ../../nbs/library/18_classifiers.ipynb #8e98edd9
 import math
@@ -18,6 +19,7 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .dropout import DropoutClassifier, SharedDropout
 from .spectral import spectrally_normalise
 
 # %% ../../nbs/library/18_classifiers.ipynb #c3abd7cd
@@ -232,3 +234,38 @@ def imagenet(model: nn.Module, last: str, dimension: int, classes: int, channels
     "A torchvision network as a classifier."
     if modified: raise ValueError("modified must be False: the networks for ImageNet have no such variant")
     return spectrally_normalise(Classifier(Pruned(model, last), dimension, classes), spectral_norm, (channels, size, size))
+
+# %% ../../nbs/library/18_classifiers.ipynb #d74e50a4
+def plain_block(inputs: int, width: int, pool: bool = False) -> nn.Sequential:
+    "A 3x3 convolution with bias, batch normalisation and a ReLU; if asked for, a pooling."
+    return nn.Sequential(nn.Conv2d(inputs, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(), *[nn.MaxPool2d(2)] * pool)
+
+def resnet9_trunk(channels: int, width: int, left: int) -> nn.Sequential:
+    "The eight convolutions of ResNet-9; the last pooling leaves `left` x `left` pixels of 8 `width` channels."
+    def pair(width: int) -> Residual: return Residual(nn.Sequential(plain_block(width, width), plain_block(width, width)), nn.Identity(), nn.Identity())
+    return nn.Sequential(plain_block(channels, width), plain_block(width, 2 * width, pool=True), pair(2 * width), plain_block(2 * width, 4 * width, pool=True),
+                         plain_block(4 * width, 8 * width, pool=True), pair(8 * width), nn.AdaptiveMaxPool2d(left), nn.Flatten())
+
+def resnet9(
+    classes: int = 10,
+    channels: int = 3,
+    dropout: float = 0.0,  # p of the two dropout layers, in [0, 1); 0: one linear layer and no dropout
+    width: int = 64,       # channels of the first convolution
+    size: int = 32,        # height and width of the pictures, at least 8
+) -> DropoutClassifier:
+    "ResNet-9. Raises ValueError for pictures smaller than 8 x 8, or a dropout outside [0, 1)."
+    if size < 8: raise ValueError(f"size of resnet9 must be >= 8, got {size}")
+    if not dropout: return DropoutClassifier(resnet9_trunk(channels, width, 1), nn.Sequential(nn.Linear(8 * width, classes)))
+    left = min(2, size // 8)
+    head = nn.Sequential(SharedDropout(dropout), nn.Linear(8 * width * left**2, 8 * width), SharedDropout(dropout), nn.Linear(8 * width, classes))
+    return DropoutClassifier(resnet9_trunk(channels, width, left), head)
+
+def dropout_mlp(
+    classes: int = 10,
+    pixels: int = 1024,    # channel * height * width of the pictures
+    width: int = 1024,     # units of the two hidden layers
+    dropout: float = 0.5,  # p of the three dropout layers, in [0, 1)
+) -> DropoutClassifier:
+    "A perceptron with two hidden layers and dropout before each of its three linear layers. Raises ValueError for a dropout outside [0, 1)."
+    layers = [(SharedDropout(dropout), nn.Linear(inputs, outputs), nn.ReLU()) for inputs, outputs in ((pixels, width), (width, width), (width, classes))]
+    return DropoutClassifier(nn.Flatten(), nn.Sequential(*[layer for three in layers for layer in three][:-1]))

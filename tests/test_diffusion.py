@@ -1,0 +1,459 @@
+"The diffusion core (oracles O2, O3): chains against closed forms, orders, parity with diffusers, one stream per sample."
+
+import math
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
+from torch import nn
+
+from uncpaper.diffusion import (CLEAN, DDIM, TARGETS, Ancestral, DPMSolver2M, GaussianDenoiser, Guided, MixtureDenoiser, NetworkDenoiser, Posterior, Step,
+                                even_indices, last, noise_streams, perturb, record, sample, score, seeded_noise, tweedie, weighted)
+from uncpaper.schedules import SCHEDULES, Schedule, cosine_betas, linear_betas
+
+LINEAR = linear_betas()
+SAMPLERS = [Ancestral(), Ancestral("beta", steps=7), DDIM(), DDIM(9, eta=0.7), DPMSolver2M(6)]
+
+
+def steps_of(sampler, schedule, start):
+    times = sampler.times(schedule, start)
+    return [CLEAN if s < 0 else sampler.step(schedule, t, s, b) for t, s, b in zip(times, times[1:], [None, *times])]
+
+
+def chain_variance(denoiser, start, sampler):
+    "What a chain's noise alone makes of the variance of x_0 for Gaussian data: exact, from the sampler's own coefficients."
+    v, times = 0.0, sampler.times(denoiser.schedule, start)
+    for t, step in zip(times, steps_of(sampler, denoiser.schedule, start)):
+        alpha, sigma = denoiser.schedule.scales(t)
+        v = (step.x + step.mean * alpha * denoiser.var / (alpha**2 * denoiser.var + sigma**2)) ** 2 * v + step.noise**2
+    return v
+
+
+def column(value, n=1, dtype=torch.float64):
+    return torch.full((1, n), value, dtype=dtype)
+
+
+# O2: Gaussian data
+
+O2 = {30: (.479249, .011853, .010547, .011769), 60: (.435070, .037046, .034825, .037033), 120: (.322038, .101127, .097846, .101374), 150: (.269890, .130371, .126842, .130750)}
+
+
+@pytest.mark.parametrize("T", O2)
+def test_o2_mean_and_both_variances(T):
+    mean, var, small, large = O2[T]
+    denoiser = GaussianDenoiser(LINEAR, 0.0, 0.25)
+    exact = denoiser(column(0.5), T)
+    assert exact.mean.item() == pytest.approx(mean, abs=6e-7) and exact.var.item() == pytest.approx(var, abs=6e-7)
+    for variance, expected in (("posterior", small), ("beta", large)):
+        assert chain_variance(denoiser, T, Ancestral(variance)) == pytest.approx(expected, abs=6e-7)
+        drawn = last(sample(denoiser, column(0.5, 100_000), T, Ancestral(variance), seeds=[0]))
+        assert abs(drawn.mean() - mean) < 4 * (expected / 1e5) ** 0.5
+        assert abs(drawn.var() / expected - 1) < 4 * (2 / 1e5) ** 0.5
+
+
+def test_o2_chain_mean_is_the_posterior_mean_to_six_digits():
+    denoiser = GaussianDenoiser(LINEAR, 0.0, 0.25)
+    for T, (mean, *_) in O2.items():
+        x = 0.5
+        for t, step in zip(range(T, -1, -1), steps_of(Ancestral(), LINEAR, T)): x = step.x * x + step.mean * denoiser(column(x), t).mean.item()
+        assert x == pytest.approx(mean, abs=1e-6)
+
+
+def test_o2_variance_recursion():
+    a = (1 - LINEAR.betas).cumprod(0).tolist()
+    v, denoiser = 0.0, GaussianDenoiser(LINEAR, 0.0, 0.25)
+    for t in range(120, -1, -1):
+        beta = LINEAR.betas[t].item()
+        g = beta / (a[t] * 0.25 + 1 - a[t])
+        v = (1 - g) ** 2 * v / (1 - beta) + (t > 0) * LINEAR.posterior_variance(t).item()
+    assert chain_variance(denoiser, 120, Ancestral()) == pytest.approx(v, rel=1e-9)
+
+
+@pytest.mark.parametrize("T", [30, 120, 999])
+def test_o2_unit_variance_with_beta_loses_the_first_beta_alone(T):
+    assert chain_variance(GaussianDenoiser(LINEAR, 0.0, 1.0), T, Ancestral("beta")) == pytest.approx(1 - LINEAR.alpha(T).item() ** 2 - 1e-4, rel=1e-9)
+
+
+# O3: two points
+
+def two_points(var=0.0, weights=None):
+    return MixtureDenoiser(LINEAR, torch.tensor([[1.0], [-1.0]], dtype=torch.float64), var, weights)
+
+
+@pytest.mark.parametrize("T, x, exact, chain, n", [(300, 0.2, .60213, .60215, 15_000), (120, 0.1, .78139, .79014, 50_000)])
+def test_o3_every_chain_lands_on_a_point(T, x, exact, chain, n):
+    denoiser, start = two_points(), torch.full((1, n, 1), x, dtype=torch.float64)
+    assert denoiser.responsibilities(column(x), T)[0, 0].item() == pytest.approx(exact, abs=6e-6)
+    end = last(sample(denoiser, start, T, seeds=[3]))
+    assert (end.abs() - 1).abs().max() < 1e-14
+    share = (end > 0).double().mean().item()
+    assert abs(share - exact) < 0.012 and abs(share - chain) < 3 * (0.24 / n) ** 0.5 + 0.002
+
+
+def test_o3_closed_forms():
+    x, t = torch.linspace(-2, 2, 9, dtype=torch.float64)[:, None], 200
+    a = LINEAR.alpha(t).item() ** 2
+    posterior = two_points()(x, t)
+    torch.testing.assert_close(two_points().responsibilities(x, t)[:, :1], (2 * a**0.5 * x / (1 - a)).sigmoid())
+    torch.testing.assert_close(posterior.mean, (a**0.5 * x / (1 - a)).tanh())
+    torch.testing.assert_close(posterior.var, 1 - posterior.mean**2)
+
+
+# denoisers
+
+def mixture():
+    g = torch.Generator().manual_seed(5)
+    return MixtureDenoiser(LINEAR, torch.randn(4, 2, generator=g, dtype=torch.float64), 0.04, torch.tensor([1.0, 2.0, 3.0, 0.5], dtype=torch.float64))
+
+
+def log_density(denoiser, x, t, log_weights):
+    alpha, sigma = LINEAR.scales(t)
+    normal = torch.distributions.Normal(alpha * denoiser.centres, (alpha**2 * denoiser.var + sigma**2) ** 0.5)
+    return (normal.log_prob(x[:, None, :]).sum(-1) + log_weights).logsumexp(-1)
+
+
+@pytest.mark.parametrize("t", [0, 40, 300, 999])
+def test_mixture_against_gradients_of_its_log_density(t):
+    denoiser, x = mixture(), torch.randn(6, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    log_weights = (denoiser.weights / denoiser.weights.sum()).log().requires_grad_()
+    by_weight = torch.stack([torch.autograd.grad(p, log_weights, retain_graph=True)[0] for p in log_density(denoiser, x, t, log_weights)])
+    by_x, = torch.autograd.grad(log_density(denoiser, x, t, log_weights).sum(), x)
+    torch.testing.assert_close(denoiser.responsibilities(x, t), by_weight)
+    torch.testing.assert_close(score(denoiser, x, t), by_x, rtol=1e-7, atol=1e-7)
+    torch.testing.assert_close(tweedie(x, t, LINEAR, by_x), denoiser(x, t).mean, rtol=1e-7, atol=1e-7)
+
+
+def test_mixture_variance_is_the_slope_of_its_mean():
+    denoiser, x, t = mixture(), torch.randn(5, 2, dtype=torch.float64), 150 # second-order Tweedie: Cov = sigma^2 / alpha d mean / dx
+    alpha, sigma = LINEAR.scales(t)
+    for row in x:
+        jacobian = torch.autograd.functional.jacobian(lambda v: denoiser(v[None], t).mean[0], row)
+        torch.testing.assert_close(denoiser(row[None], t).var[0], sigma**2 / alpha * jacobian.diagonal())
+
+
+def test_mixture_draws_have_its_mean_variance_and_responsibilities():
+    denoiser, x, t, n = mixture(), torch.randn(3, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(2)), 250, 100_000
+    draws, posterior = denoiser.draw(x, t, n, torch.Generator().manual_seed(0)), denoiser(x, t)
+    assert draws.shape == (3, n, 2)
+    assert ((draws.mean(1) - posterior.mean).abs() < 4.5 * (posterior.var / n) ** 0.5).all()
+    assert ((draws.var(1) / posterior.var - 1).abs() < 0.03).all()
+    exact = replace(denoiser, var=0.0)
+    points = exact.draw(x, t, 20_000, torch.Generator().manual_seed(0))
+    share = torch.stack([(points == c).all(-1).double().mean(1) for c in exact.centres], 1)
+    torch.testing.assert_close(share, exact.responsibilities(x, t), rtol=0, atol=0.016)
+
+
+def test_gaussian_denoiser_against_tweedie_and_the_unit_prior():
+    x = torch.randn(4, 3, dtype=torch.float64)
+    mean, var = torch.tensor([0.3, -1.0, 0.0]).double(), torch.tensor([0.2, 1.0, 4.0]).double()
+    denoiser = GaussianDenoiser(LINEAR, mean, var)
+    for t in (0, 120, 999):
+        alpha, sigma = LINEAR.scales(t)
+        exact = -(x - alpha * mean) / (alpha**2 * var + sigma**2)
+        torch.testing.assert_close(score(denoiser, x, t), exact, rtol=1e-6, atol=1e-8)
+        torch.testing.assert_close(tweedie(x, t, LINEAR, exact), denoiser(x, t).mean, rtol=1e-9, atol=1e-11)
+        assert GaussianDenoiser(LINEAR, 0.0, 1.0)(x, t).var.item() == pytest.approx(sigma**2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_t_per_sample_is_t_sample_by_sample(dtype):
+    x, t = torch.randn(4, 2, dtype=dtype), torch.tensor([0, 7, 500, 999])
+    network = NetworkDenoiser(lambda x, t: torch.sin(x) + t[:, None] / 1000, LINEAR, "v")
+    for denoiser in (mixture(), GaussianDenoiser(LINEAR, 0.3, 0.2), network):
+        together = denoiser(x, t)
+        for i in range(4):
+            alone = denoiser(x[i:i + 1], t[i].item())
+            torch.testing.assert_close(together.mean[i:i + 1], alone.mean)
+            torch.testing.assert_close(together.var.expand_as(x)[i:i + 1], alone.var.expand(1, 2))
+        assert together.mean.dtype == denoiser(x, 3).mean.dtype == denoiser(x, 3).var.dtype == dtype
+    torch.testing.assert_close(perturb(x, t, LINEAR, torch.ones_like(x))[2:3], perturb(x[2:3], 500, LINEAR, torch.ones(1, 2, dtype=dtype)))
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_network_that_knows_its_target_knows_x0(target):
+    x0, noise = torch.randn(5, 1, 4, 4, dtype=torch.float64), torch.randn(5, 1, 4, 4, dtype=torch.float64)
+    for t in (3, 400, torch.tensor([1, 20, 300, 500, 900])):
+        alpha, sigma = (LINEAR.alpha(t).view(-1, 1, 1, 1), LINEAR.sigma(t).view(-1, 1, 1, 1))
+        truth = {"epsilon": noise, "x0": x0, "v": alpha * noise - sigma * x0}[target]
+        posterior = NetworkDenoiser(lambda x, times: truth if times.shape == (5,) and times.dtype == x.dtype else None, LINEAR, target)(perturb(x0, t, LINEAR, noise), t)
+        torch.testing.assert_close(posterior.mean, x0)
+        torch.testing.assert_close(posterior.var.expand(5, 1, 1, 1) if posterior.var.ndim else posterior.var.view(1, 1, 1, 1), sigma**2)
+
+
+def test_perturb():
+    x0, noise = torch.randn(3, 2, dtype=torch.float64), torch.randn(3, 2, dtype=torch.float64)
+    torch.testing.assert_close(perturb(x0, 120, LINEAR, noise), .854833**0.5 * x0 + .381008 * noise, rtol=0, atol=2e-6)
+    assert torch.equal(perturb(x0, -1, LINEAR, noise), x0) and torch.equal(weighted(2.0, x0, 0.0, noise), 2 * x0)
+    grown = perturb(torch.zeros(100_000), 300, LINEAR, seeded_noise([1], (100_000,), "x")[0])
+    assert grown.std().item() == pytest.approx(LINEAR.sigma(300).item(), rel=0.01)
+
+
+def test_guidance():
+    x, c, u = torch.randn(4, 2, dtype=torch.float64), mixture(), GaussianDenoiser(LINEAR, 0.0, 1.0)
+    for t in (5, torch.tensor([0, 10, 400, 999])):
+        torch.testing.assert_close(Guided(c, u, 0.0)(x, t).mean, u(x, t).mean)
+        torch.testing.assert_close(Guided(c, u, 1.0)(x, t).mean, c(x, t).mean)
+        torch.testing.assert_close(Guided(c, c, 7.0)(x, t).mean, c(x, t).mean)
+        torch.testing.assert_close(Guided(c, u, 3.0)(x, t).mean, 3 * c(x, t).mean - 2 * u(x, t).mean)
+        torch.testing.assert_close(score(Guided(c, u, 3.0), x, t), 3 * score(c, x, t) - 2 * score(u, x, t), rtol=1e-6, atol=1e-6)
+    plain, guided = (last(sample(d, x, 50, DDIM())) for d in (c, Guided(c, u, 1.0)))
+    torch.testing.assert_close(plain, guided)
+    with pytest.raises(ValueError, match="^unconditional: must have the schedule"): Guided(c, GaussianDenoiser(cosine_betas(), 0.0, 1.0), 2.0)
+
+
+# orders
+
+def flow(denoiser, x, t, s):
+    "The exact map of the probability flow for Gaussian data, from t to s."
+    (alpha, sigma), (alpha_s, sigma_s) = denoiser.schedule.scales(t), denoiser.schedule.scales(s)
+    spread = ((alpha_s**2 * denoiser.var + sigma_s**2) / (alpha**2 * denoiser.var + sigma**2)) ** 0.5
+    return alpha_s * denoiser.mean + spread * (x - alpha * denoiser.mean)
+
+
+def before_clean(denoiser, x, start, sampler):
+    *_, state, _ = sample(denoiser, x, start, sampler)
+    return state
+
+
+@pytest.mark.parametrize("make, grid", [(DDIM, (61, 121, 241, 481)), (DPMSolver2M, (64, 128, 256, 512))])
+def test_measured_order_of_the_flow(make, grid):
+    denoiser, x = GaussianDenoiser(linear_betas(), 0.2, 0.25), torch.tensor([[-1.0], [0.5], [2.0]], dtype=torch.float64)
+    errors = []
+    for steps in grid:
+        state = before_clean(denoiser, x, 960, make(steps))
+        errors.append((state.x - flow(denoiser, x, 960, state.t)).abs().max().item())
+    orders = [math.log2(a / b) for a, b in zip(errors, errors[1:])]
+    assert orders[-1] == pytest.approx(make.order, abs=0.12), orders
+    assert all(abs(o - make.order) < 0.35 for o in orders), orders
+
+
+@pytest.mark.parametrize("variance", ["posterior", "beta"])
+def test_measured_weak_order_of_the_ancestral_chain(variance):
+    "The variance that the chain gives x_480, started from one x_1920, beside the exact one: exact for both, no draws."
+    schedule, errors = Schedule(torch.full((1921,), 1.2e-3)), []
+    denoiser, (alpha_s, sigma_s), (alpha, _) = GaussianDenoiser(schedule, 0.0, 0.25), schedule.scales(480), schedule.scales(1920)
+    kept = (alpha / alpha_s) ** 2
+    exact = 1 / (1 / (alpha_s**2 * 0.25 + sigma_s**2) + kept / (1 - kept))
+    for steps in (46, 91, 181, 361):
+        times, v = [480 + t for t in even_indices(1440, steps)], 0.0
+        for t, s in zip(times, times[1:]):
+            step, (a, b) = Ancestral(variance).step(schedule, t, s), schedule.scales(t)
+            v = (step.x + step.mean * a * 0.25 / (a**2 * 0.25 + b**2)) ** 2 * v + step.noise**2
+        errors.append(abs(v - exact))
+    orders = [math.log2(a / b) for a, b in zip(errors, errors[1:])]
+    assert all(abs(o - Ancestral.order) < 0.15 for o in orders), orders
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+@pytest.mark.parametrize("var", [0.1, 0.25, 0.5, 1.0])
+def test_flow_map_error(schedule, var):
+    "From T = 999 to clean data, root mean square over x_T, in standard deviations of the data."
+    denoiser = GaussianDenoiser(SCHEDULES[schedule](), 0.1, var)
+    x = torch.randn(4000, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    exact = flow(denoiser, x, 999, -1)
+    error = {n: ((last(sample(denoiser, x, 999, DPMSolver2M(n))) - exact) ** 2).mean().item() ** 0.5 / var**0.5 for n in (8, 32)}
+    assert error[8] <= 0.025 and error[32] <= 0.011, error
+
+
+# parity with diffusers
+
+def network(x, t):
+    "A smooth, non-linear answer of the size of noise."
+    return 0.8 * torch.sin(1.3 * x) + 0.2 * torch.cos(x.flip(-1) + t.view(-1, *[1] * (x.ndim - 1)) / 300)
+
+
+X = torch.randn(3, 2, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(7))
+TABLE = {"trained_betas": LINEAR.betas.numpy()}
+PREDICTION = {"epsilon": "epsilon", "x0": "sample", "v": "v_prediction"}
+
+
+def in_double(scheduler):
+    scheduler.betas = LINEAR.betas
+    scheduler.alphas = 1 - LINEAR.betas
+    scheduler.alphas_cumprod = scheduler.alphas.cumprod(0)
+    return scheduler
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("variance, theirs", [("posterior", "fixed_small"), ("beta", "fixed_large")])
+@pytest.mark.parametrize("steps", [None, 20])
+def test_parity_with_ddpm(monkeypatch, target, variance, theirs, steps):
+    scheduler = in_double(DDPMScheduler(variance_type=theirs, clip_sample=False, prediction_type=PREDICTION[target], **TABLE))
+    sampler, seeds = Ancestral(variance, steps), [4, 5, 6]
+    scheduler.set_timesteps(timesteps=sampler.times(LINEAR, 199)[:-1])
+    streams = noise_streams(seeds, X)
+    monkeypatch.setattr("diffusers.schedulers.scheduling_ddpm.randn_tensor", lambda *_, **__: next(streams))
+    states = list(sample(NetworkDenoiser(network, LINEAR, target), X, 199, sampler, seeds))
+    for now, after in zip(states, states[1:]):
+        said = network(now.x, torch.full((3,), float(now.t), dtype=torch.float64))
+        torch.testing.assert_close(after.x, scheduler.step(said, now.t, now.x).prev_sample, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.4, 1.0])
+@pytest.mark.parametrize("target", TARGETS)
+def test_parity_with_ddim(eta, target):
+    scheduler, seeds = in_double(DDIMScheduler(clip_sample=False, prediction_type=PREDICTION[target], **TABLE)), [4, 5, 6]
+    scheduler.set_timesteps(50) # 980, 960, ..., 0
+    streams = noise_streams(seeds, X)
+    states = list(sample(NetworkDenoiser(network, LINEAR, target), X, 980, DDIM(50, eta), seeds))
+    assert [s.t for s in states] == [*scheduler.timesteps.tolist(), -1]
+    for now, after in zip(states, states[1:]):
+        said = network(now.x, torch.full((3,), float(now.t), dtype=torch.float64))
+        noise = {"variance_noise": next(streams) if after.t >= 0 else torch.zeros_like(X)} if eta else {}
+        if after.t < 0: noise, last_eta = {}, 0.0 # they draw noise even then: ours ends in the posterior's mean
+        else: last_eta = eta
+        torch.testing.assert_close(after.x, scheduler.step(said, now.t, now.x, eta=last_eta, **noise).prev_sample, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("name", ["linear", "cosine"])
+def test_parity_with_dpm_solver(target, name):
+    schedule, sampler = SCHEDULES[name](), DPMSolver2M(20)
+    scheduler = DPMSolverMultistepScheduler(solver_order=2, final_sigmas_type="zero", prediction_type=PREDICTION[target], trained_betas=schedule.betas.numpy())
+    times = sampler.times(schedule, 900)
+    scheduler.set_timesteps(timesteps=list(range(900, 900 - 20, -1)))
+    scheduler.sigmas = torch.cat([schedule.noise_ratio(torch.tensor(times[:-1], dtype=torch.float64)), torch.zeros(1)]) # the same real times
+    states = list(sample(NetworkDenoiser(network, schedule, target), X, 900, sampler))
+    for i, (now, after) in enumerate(zip(states, states[1:])):
+        said = network(now.x, torch.full((3,), float(now.t), dtype=torch.float64))
+        torch.testing.assert_close(after.x, scheduler.step(said, scheduler.timesteps[i], now.x).prev_sample, rtol=1e-5, atol=1e-5)
+
+
+# one stream per sample
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", [(3,), (1, 8, 8), (2, 17), (3, 20, 20)])
+def test_noise_is_bit_equal_alone_in_7_and_in_64(shape, dtype):
+    def noise(seeds):
+        streams = noise_streams(seeds, torch.empty(len(seeds), *shape, dtype=dtype))
+        return torch.stack([next(streams) for _ in range(40)])
+    big, seven, one = noise(range(64)), noise(range(10, 17)), noise([13])
+    assert torch.equal(big[:, 10:17], seven) and torch.equal(big[:, 13:14], one)
+    assert big.dtype == dtype and abs(big.mean()) < 0.03 and abs(big.std() - 1) < 0.03
+    assert torch.equal(seeded_noise([5], shape, "a", dtype=dtype)[0], seeded_noise([4, 5], shape, "a", dtype=dtype)[1])
+    assert not torch.equal(seeded_noise([5], shape, "a"), seeded_noise([5], shape, "b"))
+
+
+@pytest.mark.parametrize("sampler", [Ancestral(), Ancestral("beta", 9), DDIM(eta=0.5), DDIM(12), DPMSolver2M(8)], ids=str)
+def test_samples_do_not_depend_on_their_batch(sampler):
+    for denoiser, shape in ((GaussianDenoiser(LINEAR, 0.1, 0.3), (1, 8, 8)), (mixture(), (2,)), (NetworkDenoiser(lambda x, t: torch.sin(x), LINEAR), (5,))):
+        x = seeded_noise(range(64), shape, "start")
+        together = last(sample(denoiser, x, 40, sampler, range(64)))
+        for part in (slice(20, 27), slice(63, 64)):
+            assert torch.equal(together[part], last(sample(denoiser, x[part], 40, sampler, range(64)[part])))
+
+
+def test_same_seed_same_sample_other_seed_other_sample_and_the_global_state_is_left_alone():
+    denoiser, x = GaussianDenoiser(LINEAR, 0.0, 0.25), torch.full((3, 4), 0.5)
+    before = torch.get_rng_state()
+    a = last(sample(denoiser, x, 60, seeds=[1, 1, 2]))
+    assert torch.equal(a[0], a[1]) and not torch.equal(a[0], a[2]) and torch.equal(before, torch.get_rng_state())
+
+
+# the loop
+
+def test_states_of_a_full_and_of_a_partial_chain():
+    denoiser, x = GaussianDenoiser(LINEAR, 0.0, 0.25), torch.randn(2, 3)
+    states = list(sample(denoiser, x, 120, seeds=[0, 1]))
+    assert [s.t for s in states] == list(range(120, -2, -1)) and torch.equal(states[0].x, x)
+    assert torch.equal(states[0].mean, denoiser(x, 120).mean) and torch.equal(states[-1].x, states[-1].mean) and torch.equal(states[-1].x, states[-2].mean)
+    assert Ancestral().calls(LINEAR, 120) == 121 == len(states) - 1
+    end = last(sample(denoiser, x, 0, seeds=[0, 1]))
+    assert torch.equal(end, denoiser(x, 0).mean) # index 0: one call, no noise
+    assert torch.equal(end, last(sample(denoiser, x, 0, seeds=[8, 9])))
+
+
+def test_a_chain_can_be_cut_and_the_flow_goes_on_from_there():
+    denoiser, x = mixture(), torch.randn(3, 2, dtype=torch.float64)
+    whole = list(sample(denoiser, x, 300, DDIM()))
+    middle = next(s for s in whole if s.t == 100)
+    assert torch.equal(last(sample(denoiser, middle.x, 100, DDIM())), whole[-1].x)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS, ids=str)
+def test_calls_are_counted_and_predicted(sampler):
+    calls = []
+    def answer(x, t): calls.append(t[0].item()); return x
+    states = list(sample(NetworkDenoiser(answer, LINEAR), torch.randn(2, 3), 100, sampler, [0, 1]))
+    times = sampler.times(LINEAR, 100)
+    assert len(calls) == sampler.calls(LINEAR, 100) == len(states) - 1 == (sampler.steps or 101)
+    assert calls == pytest.approx(times[:-1], rel=1e-6) and times[0] == 100 and times[-1] == -1
+    assert all(a > b for a, b in zip(times, times[1:]))
+
+
+def test_nothing_is_computed_before_it_is_asked_for():
+    def answer(x, t): raise RuntimeError("asked")
+    states = sample(NetworkDenoiser(answer, LINEAR), torch.randn(2, 3), 100, DDIM(5))
+    with pytest.raises(RuntimeError, match="asked"): next(states)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("sampler", SAMPLERS, ids=str)
+def test_no_graphs_right_types_and_the_input_is_left_alone(sampler, dtype):
+    net = nn.Linear(3, 3).to(dtype)
+    x = torch.randn(2, 3, dtype=dtype, requires_grad=True)
+    before = x.detach().clone()
+    for state in sample(NetworkDenoiser(lambda x, t: net(x), LINEAR), x, 50, sampler, [0, 1]):
+        assert not state.x.requires_grad and not state.mean.requires_grad and state.x.dtype == state.mean.dtype == dtype and torch.is_grad_enabled()
+    assert torch.equal(x, before)
+    (net(state.x).sum()).backward() # and what came out can be trained on
+    assert net.weight.grad is not None
+
+
+def test_ancestral_with_steps_is_ddim_with_eta_one():
+    x, seeds = torch.randn(4, 2, dtype=torch.float64), [1, 2, 3, 4]
+    for steps in (None, 1, 13, 50):
+        a, b = (record(sample(mixture(), x, 200, s, seeds)) for s in (Ancestral(steps=steps), DDIM(steps, eta=1.0)))
+        torch.testing.assert_close(a.x, b.x, rtol=1e-9, atol=1e-9)
+        assert torch.equal(a.t, b.t)
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0, 1.5, 40.0])
+def test_any_eta_keeps_the_marginal_variance(eta):
+    for t, s in ((999, 700), (300, 299), (60, 3), (1, 0)):
+        step, (alpha, sigma), (alpha_s, sigma_s) = DDIM(eta=eta).step(LINEAR, t, s), LINEAR.scales(t), LINEAR.scales(s)
+        assert step.x * alpha + step.mean == pytest.approx(alpha_s, rel=1e-12) # the mean of x_s given x_0
+        assert (step.x * sigma) ** 2 + step.noise**2 == pytest.approx(sigma_s**2, rel=1e-12)
+
+
+def test_dpm_solver_times_are_even_in_log_snr_and_skip_what_has_no_signal():
+    for name, start in (("linear", 999), ("linear", 120), ("latent", 700)):
+        times = DPMSolver2M(10).times(SCHEDULES[name](), start)
+        gaps = SCHEDULES[name]().log_snr(torch.tensor(times[:-1])).diff()
+        assert (gaps - gaps[0]).abs().max() < 1e-4 and len(times) == 11
+    log_snr = cosine_betas().log_snr(torch.tensor(DPMSolver2M(10).times(cosine_betas(), 999)[:-1]))
+    assert log_snr[0] < -19 and log_snr[1] > -11 and (log_snr[1:].diff() - log_snr[1:].diff()[0]).abs().max() < 1e-4
+
+
+def test_rollouts():
+    denoiser, x = mixture(), torch.randn(3, 2, dtype=torch.float64)
+    whole, some = (record(sample(denoiser, x, 100, DDIM()), every) for every in (1, 30))
+    assert whole.x.shape == whole.mean.shape == (102, 3, 2) and whole.t.tolist() == list(range(100, -2, -1))
+    assert some.t.tolist() == [100, 70, 40, 10, -1] and torch.equal(some.x, whole.x[[0, 30, 60, 90, 101]])
+    assert torch.equal(last(sample(denoiser, x, 100, DDIM())), whole.x[-1]) and torch.equal(whole.mean[30], denoiser(whole.x[30], 70).mean)
+
+
+# bad input
+
+X2 = torch.zeros(2, 3)
+GAUSSIAN = GaussianDenoiser(LINEAR, 0.0, 1.0)
+CENTRES = torch.zeros(2, 3)
+BAD = {
+    "start 1000": lambda: sample(GAUSSIAN, X2, 1000, DDIM()), "start -1": lambda: sample(GAUSSIAN, X2, -1, DDIM()), "start 1.5": lambda: sample(GAUSSIAN, X2, 1.5, DDIM()),
+    "steps 12": lambda: sample(GAUSSIAN, X2, 10, DDIM(12)), "steps 11": lambda: sample(GAUSSIAN, X2, 9, DPMSolver2M(11)), "steps 0": lambda: DDIM(0), "steps None": lambda: DPMSolver2M(None),
+    "steps 2.5": lambda: Ancestral(steps=2.5), "variance 'learned'": lambda: Ancestral("learned"), "eta -1": lambda: DDIM(eta=-1), "eta nan": lambda: DDIM(eta=float("nan")),
+    "seeds None": lambda: sample(GAUSSIAN, X2, 10), "seeds 3": lambda: sample(GAUSSIAN, X2, 10, seeds=[1, 2, 3]), "seeds 1": lambda: sample(GAUSSIAN, X2, 10, DDIM(), seeds=[1]),
+    "x int": lambda: sample(GAUSSIAN, torch.zeros(2, 3, dtype=torch.int64), 10, DDIM()), "x scalar": lambda: sample(GAUSSIAN, torch.tensor(0.0), 10, DDIM()),
+    "x empty": lambda: sample(GAUSSIAN, torch.zeros(0, 3), 10, DDIM()),
+    "target 'noise'": lambda: NetworkDenoiser(network, LINEAR, "noise"), "noise": lambda: perturb(X2, 3, LINEAR, torch.zeros(2)), "t shape": lambda: perturb(X2, torch.zeros(3), LINEAR, X2),
+    "t 1000": lambda: perturb(X2, 1000, LINEAR, X2), "t tensor": lambda: perturb(X2, torch.tensor([0, 1000]), LINEAR, X2), "var 0": lambda: GaussianDenoiser(LINEAR, 0.0, 0.0),
+    "var -1": lambda: MixtureDenoiser(LINEAR, CENTRES, -1.0), "centres": lambda: MixtureDenoiser(LINEAR, torch.zeros(2)), "weights": lambda: MixtureDenoiser(LINEAR, CENTRES, 0.0, torch.tensor([1.0, 0.0])),
+    "weights shape": lambda: MixtureDenoiser(LINEAR, CENTRES, 0.0, torch.ones(3)), "every 0": lambda: record([], 0), "states": lambda: record([]), "states last": lambda: last([]),
+}
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_bad_input_is_named_in_one_line_before_any_work(what):
+    with pytest.raises(ValueError, match=rf"^{what.split()[0]}: ") as error: BAD[what]()
+    assert "\n" not in str(error.value)
