@@ -21,7 +21,7 @@ from torch import Tensor
 from .numerics import generator
 from .schedules import Schedule
 
-# %% ../nbs/library/22_diffusion.ipynb #f02d2d41
+# %% ../nbs/library/22_diffusion.ipynb #0b1b9885
 def scales_at(
     schedule: Schedule,
     t: float | Tensor, # one t for all samples, or (batch,)
@@ -55,7 +55,7 @@ def perturb(
     alpha, sigma = scales_at(schedule, t, x0)
     return weighted(alpha, x0, sigma, noise)
 
-# %% ../nbs/library/22_diffusion.ipynb #b91b660d
+# %% ../nbs/library/22_diffusion.ipynb #16d8eef8
 class Posterior(NamedTuple):
     "What is known of x_0 when x_t is known: the mean and variance of p(x_0 | x_t), coordinate by coordinate."
     mean: Tensor # (batch, ...), in the unit of x_0
@@ -68,7 +68,7 @@ class Denoiser(Protocol):
 
     def __call__(self, x: Tensor, t: float | Tensor) -> Posterior: ...
 
-# %% ../nbs/library/22_diffusion.ipynb #5e4cb81e
+# %% ../nbs/library/22_diffusion.ipynb #94ffdd3e
 def from_epsilon(alpha, sigma): return 1 / alpha, -sigma / alpha
 
 def from_x0(alpha, sigma): return 0.0, 1.0
@@ -98,7 +98,7 @@ class NetworkDenoiser:
         said = self.network(x, t.to(x).expand(len(x)) if isinstance(t, Tensor) else x.new_full((len(x),), t))
         return Posterior(weighted(a, x, b, said), sigma**2 if isinstance(sigma, Tensor) else x.new_full((), sigma**2))
 
-# %% ../nbs/library/22_diffusion.ipynb #c915ed1a
+# %% ../nbs/library/22_diffusion.ipynb #e3cf6577
 @dataclass(frozen=True, eq=False)
 class GaussianDenoiser:
     "The exact posterior when x_0 ~ N(mean, var), independent coordinates. Raises ValueError unless var > 0."
@@ -115,7 +115,7 @@ class GaussianDenoiser:
         total = alpha**2 * var + sigma**2 # the variance of x_t
         return Posterior(mean + (alpha * var / total) * (x - alpha * mean), var * sigma**2 / total)
 
-# %% ../nbs/library/22_diffusion.ipynb #e46ceeb6
+# %% ../nbs/library/22_diffusion.ipynb #41724ec1
 @dataclass(frozen=True, eq=False)
 class MixtureDenoiser:
     """
@@ -170,7 +170,7 @@ class MixtureDenoiser:
         noise = torch.randn(chosen.shape, generator=generator, dtype=x.dtype).to(x.device)
         return means.gather(-2, chosen) + (var**0.5) * noise
 
-# %% ../nbs/library/22_diffusion.ipynb #71e3c338
+# %% ../nbs/library/22_diffusion.ipynb #48c6d47b
 def score(
     denoiser: Denoiser,
     x: Tensor,         # x_t, (batch, ...)
@@ -191,7 +191,7 @@ def tweedie(
     alpha, sigma = scales_at(schedule, t, x)
     return (x + sigma**2 * score) / alpha
 
-# %% ../nbs/library/22_diffusion.ipynb #e530eaf8
+# %% ../nbs/library/22_diffusion.ipynb #8025c355
 @dataclass(frozen=True, eq=False)
 class Guided:
     """
@@ -215,7 +215,7 @@ class Guided:
         c, u = self.conditional(x, t), self.unconditional(x, t)
         return Posterior(u.mean + self.scale * (c.mean - u.mean), c.var)
 
-# %% ../nbs/library/22_diffusion.ipynb #9a39a012
+# %% ../nbs/library/22_diffusion.ipynb #f675b6f5
 AHEAD = 1024 # noise values that a sample draws at a time; part of what a seed means
 
 
@@ -241,7 +241,7 @@ def noise_streams(
         for own, g in zip(block, generators): own.normal_(generator=g)
         yield from block.to(x.device).unbind(1)
 
-# %% ../nbs/library/22_diffusion.ipynb #28617b87
+# %% ../nbs/library/22_diffusion.ipynb #810515f7
 class Step(NamedTuple):
     "One step of a sampler: x_s = x x_t + mean E[x_0 | x_t] + previous E[x_0 | x before] + noise eps."
     x: float
@@ -303,7 +303,7 @@ class Sampler:
         "The coefficients of the step from t to s. The last step, to clean data, is CLEAN for all."
         raise NotImplementedError
 
-# %% ../nbs/library/22_diffusion.ipynb #b5b4b62f
+# %% ../nbs/library/22_diffusion.ipynb #4808142a
 def _bridge(schedule: Schedule, t: float, s: float) -> Step:
     "Mean and standard deviation of p(x_s | x_t, x_0), as a step (Ho et al. 2020, Eq. 7, for any s < t)."
     (alpha, sigma), (alpha_s, sigma_s) = schedule.scales(t), schedule.scales(s)
@@ -311,7 +311,7 @@ def _bridge(schedule: Schedule, t: float, s: float) -> Step:
     beta = 1 - kept**2 # of all steps from s to t together
     return Step(kept * (sigma_s / sigma) ** 2, alpha_s * beta / sigma**2, noise=sigma_s / sigma * beta**0.5)
 
-# %% ../nbs/library/22_diffusion.ipynb #048a2493
+# %% ../nbs/library/22_diffusion.ipynb #7961c0d2
 VARIANCES = ("posterior", "beta")
 
 
@@ -335,7 +335,7 @@ class Ancestral(Sampler):
         if self.variance == "posterior": return step
         return step._replace(noise=step.noise * schedule.scales(t)[1] / schedule.scales(s)[1])
 
-# %% ../nbs/library/22_diffusion.ipynb #52cf9fd1
+# %% ../nbs/library/22_diffusion.ipynb #b1c3afa1
 @dataclass(frozen=True)
 class DDIM(Sampler):
     """
@@ -360,7 +360,7 @@ class DDIM(Sampler):
         x = math.sqrt(sigma_s**2 - noise**2) / sigma # what stays of the noise that is in x_t
         return Step(x, alpha_s - alpha * x, noise=noise)
 
-# %% ../nbs/library/22_diffusion.ipynb #644d95d1
+# %% ../nbs/library/22_diffusion.ipynb #bb57b55c
 LOWEST = -11.0 # log-SNR; where x_t has less signal (the end of the cosine schedule), one long step is as good as many
 
 
@@ -391,7 +391,7 @@ class DPMSolver2M(Sampler):
         extra = h / (2 * (math.log(alpha / sigma) - math.log(alpha_b / sigma_b))) # 1 / (2r)
         return Step(sigma_s / sigma, gain * (1 + extra), -gain * extra)
 
-# %% ../nbs/library/22_diffusion.ipynb #438d12c7
+# %% ../nbs/library/22_diffusion.ipynb #70a728b7
 class State(NamedTuple):
     "A stop on the way."
     t: float     # from `start` down to -1
@@ -443,7 +443,7 @@ def sample(
     noise = noise_streams(seeds, x) if sampler.draws else iter(())
     return _states(denoiser, x.detach(), times, steps, noise)
 
-# %% ../nbs/library/22_diffusion.ipynb #5b18c060
+# %% ../nbs/library/22_diffusion.ipynb #6b5aa8c6
 class Rollout(NamedTuple):
     "States that were kept."
     t: Tensor    # (k,), float64
