@@ -205,6 +205,7 @@ def test_eiv_beats_the_network_that_has_nothing_but_noisy_pictures(denoiser):
     (lambda d: eiv.Task("cifar", 1, 1, 1), "task must be one of digits, mnist"),
     (lambda d: eiv.TrainDenoiser(TASK.for_denoiser, "resnet", 1), "backbone must be one of"),
     (lambda d: eiv.TrainDenoiser(TASK.for_denoiser, "digit_mlp", 1, schedule="cubic"), "schedule must be one of linear"),
+    (lambda d: eiv.TrainDenoiser(TASK.for_denoiser, "digit_mlp", 1, target="score"), "target must be one of epsilon, x0, v"),
     (lambda d: drawn(TASK.for_test, d, T=1000), "T must be an index from 0 to 999"),
     (lambda d: drawn(TASK.for_test, d, K=0), "K must be >= 1"),
     (lambda d: drawn(TASK.for_test, d, weights="best"), "weights must be one of ema, raw"),
@@ -239,6 +240,6 @@ def test_the_paper_profile_is_the_published_setting(monkeypatch):
     monkeypatch.delenv("UNCPAPER_HOME", raising=False)
     profile = {e.path.stem: e.profiles["paper"] for e in experiments("eiv")}["accuracy"]
     assert profile["levels"] == [1, 30, 60, 90, 120, 150] and profile["task"] == "cifar-10" and profile["calls"] == 0
-    known = {k: profile[k] for k in ("K", "K_test", "draws", "epochs", "batch", "lr", "denoiser_steps", "denoiser_batch", "denoiser_lr", "denoiser_warm", "decay", "disjoint", "network", "backbone")}
+    known = {k: profile[k] for k in ("K", "K_test", "draws", "epochs", "batch", "lr", "denoiser_steps", "denoiser_batch", "denoiser_lr", "denoiser_warm", "denoiser_target", "denoiser_cool", "decay", "disjoint", "network", "backbone")}
     assert known == dict(K=5, K_test=50, draws=50, epochs=100, batch=256, lr=1e-3, denoiser_steps=800_000, denoiser_batch=128, denoiser_lr=2e-4,
-                         denoiser_warm=5000, decay=0.9999, disjoint=False, network="resnet9_dropout", backbone="ddpm_unet")
+                         denoiser_warm=5000, denoiser_target="epsilon", denoiser_cool=False, decay=0.9999, disjoint=False, network="resnet9_dropout", backbone="ddpm_unet")

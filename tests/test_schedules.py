@@ -95,3 +95,13 @@ def test_other_bad_input():
         with pytest.raises(ValueError, match="^steps: must"): make(0)
         with pytest.raises(ValueError, match="^steps: must"): make(2.5)
     with pytest.raises(AttributeError): schedule.betas = None
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_the_ends_of_the_table_are_found_again_in_spite_of_rounding(name):
+    schedule = SCHEDULES[name]()
+    ends = torch.tensor([0, 999])
+    assert torch.equal(schedule.index_of_noise_ratio(schedule.noise_ratio(ends)), ends.double())
+    assert torch.equal(schedule.index(schedule.log_snr(ends)), ends.double())
+    for beyond in (schedule.log_snr(0) + 1e-6, schedule.log_snr(999) - 1e-6):
+        with pytest.raises(ValueError, match="log_snr: must be inf"): schedule.index(beyond)

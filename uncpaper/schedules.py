@@ -85,6 +85,8 @@ class Schedule:
         "The t with this log-SNR, the inverse of `log_snr`. Raises ValueError where there is none."
         wanted = torch.as_tensor(log_snr).double()
         table = self._table.to(wanted.device)
+        nearest = wanted.clamp(table[-1], table[1])
+        wanted = torch.where((wanted - nearest).abs() < 1e-9, nearest, wanted) # rounding at the ends
         if not ((wanted == math.inf) | ((wanted >= table[-1]) & (wanted <= table[1]))).all():
             raise ValueError(f"log_snr: must be inf (clean) or between {table[-1]:.6g} and {table[1]:.6g}, got {wanted.min():.6g} to {wanted.max():.6g}")
         high = torch.searchsorted(-table, -wanted).clamp(max=self.steps) # the first index with no more signal

@@ -11,7 +11,8 @@ __all__ = ['PEAK', 'TASKS', 'BACKBONES', 'CHOICES', 'PART', 'CHAINS', 'NETWORKS'
            'nothing', 'LabelLoss', 'unchanged', 'fully_augmented', 'greyed', 'cropped', 'Predict', 'turned', 'quality',
            'Generate']
 
-# %% ../../../nbs/papers/eiv/index.ipynb #960cf51a
+# %% ../../../nbs/papers/eiv/index.ipynb #8e306f58
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from ...data import Split, card, load
-from ...diffusion import DDIM, Ancestral, DPMSolver2M, NetworkDenoiser, last, perturb, record, sample
+from ...diffusion import TARGETS, DDIM, Ancestral, DPMSolver2M, NetworkDenoiser, last, perturb, record, sample
 from ...losses import diffusion_loss, eiv_loss
 from ...metrics import expected_calibration_error
 from ...models.classifiers import dropout_mlp, resnet9
@@ -122,10 +123,11 @@ def ruled(
     return optimiser
 
 def warm_up(
-    steps: int,  # until the full step size, >= 1
+    warm: int,                 # steps until the full step size, >= 1
+    steps: int | None = None,  # of the whole training, along which it falls to 0; None: it does not fall
 ) -> Callable[[int], float]:
-    "Linear growth, then a constant."
-    def rate(step: int) -> float: return min(1.0, (step + 1) / steps)
+    "Linear growth, then a constant, or half a period of a cosine."
+    def rate(step: int) -> float: return min(1.0, (step + 1) / warm) * (1.0 if steps is None else (1 + math.cos(math.pi * step / steps)) / 2)
     return rate
 
 def rise_and_fall(
@@ -145,7 +147,7 @@ def digit_mlp(channels: int, size: int) -> nn.Module:
 
 def small_unet(channels: int, size: int) -> nn.Module:
     "U-Net of two levels on patches of 2x2 pixels."
-    return UNet(channels, size, width=24, multipliers=(1, 2), blocks=1, attention=(7,), dropout=0.1, patch=2)
+    return UNet(channels, size, width=24, multipliers=(1, 2), blocks=1, attention=(7,), dropout=0.05, patch=2)
 
 def ddpm_unet(channels: int, size: int) -> nn.Module:
     "The published network."
@@ -167,10 +169,12 @@ class TrainDenoiser(Stage):
     decay: float = 0.9999    # of the averaged weights, at most
     warm: int = 5000         # steps until the full step size
     schedule: str = "linear" # a key of SCHEDULES
+    target: str = "epsilon"  # what the network says, a key of TARGETS
+    cool: bool = False       # let the step size fall to 0 along a cosine
     flips: bool = False      # mirror half of the pictures
 
     def __post_init__(self):
-        for field, allowed in {"backbone": BACKBONES, "schedule": SCHEDULES}.items():
+        for field, allowed in {"backbone": BACKBONES, "schedule": SCHEDULES, "target": TARGETS}.items():
             if getattr(self, field) not in allowed: raise ValueError(f"{field} must be one of {', '.join(allowed)}; got {getattr(self, field)!r}")
 
     @property
@@ -190,9 +194,9 @@ class TrainDenoiser(Stage):
         x = self.images.load().x
         torch.manual_seed(self.seed)
         model = self.model(x.shape[1])
-        optimiser = model.follow(ruled(torch.optim.Adam(model.raw.parameters(), self.lr), warm_up(self.warm), 1.0))
+        optimiser = model.follow(ruled(torch.optim.Adam(model.raw.parameters(), self.lr), warm_up(self.warm, self.steps if self.cool else None), 1.0))
         batches, schedule = Minibatches(len(x), self.batch, self.seed), SCHEDULES[self.schedule]()
-        rows = fit(model, (x,), NoiseLoss(schedule, self.flips), batches, optimiser, self.steps, FixedLoss(schedule, x[:256]),
+        rows = fit(model, (x,), NoiseLoss(schedule, self.target, self.flips), batches, optimiser, self.steps, FixedLoss(schedule, self.target, x[:256]),
                    max(1, self.steps // 20), self.seed, folder / "checkpoint", label=f"{self.backbone} on {self.images.name}")
         return {"history": pd.DataFrame(rows), "weights": model.state_dict()}
 
@@ -206,23 +210,25 @@ def load_denoiser(
     model = trained.model(TASKS[trained.images.name].channels)
     model.load_state_dict(trained.result()["weights"])
     network = getattr(model, weights).to(device()).train(mode == "train").requires_grad_(False)
-    return NetworkDenoiser(network, SCHEDULES[trained.schedule]())
+    return NetworkDenoiser(network, SCHEDULES[trained.schedule](), trained.target)
 
 # %% ../../../nbs/papers/eiv/index.ipynb #b15428fa
 @dataclass(frozen=True)
 class NoiseLoss:
-    "Mean squared error of the predicted noise, at indices drawn uniformly."
+    "Mean squared error of the predicted noise, or other target, at indices drawn uniformly."
     schedule: Schedule
+    target: str
     flips: bool
 
     def __call__(self, model: nn.Module, x: Tensor) -> Tensor:
         t = torch.randint(self.schedule.steps, (len(x),), device=x.device)
-        return diffusion_loss(model, mirrored(x) if self.flips else x, t, torch.randn_like(x), self.schedule)
+        return diffusion_loss(model, mirrored(x) if self.flips else x, t, torch.randn_like(x), self.schedule, self.target)
 
 @dataclass(frozen=True)
 class FixedLoss:
     "The averaged network's loss on the same pictures, indices and noise at any time."
     schedule: Schedule
+    target: str
     x: Tensor  # (n, channel, size, size), pictures of the training set
 
     def __call__(self, model: Averaged) -> dict[str, float]:
@@ -230,7 +236,7 @@ class FixedLoss:
         t, noise = torch.randint(self.schedule.steps, (len(self.x),), generator=draw), torch.randn(self.x.shape, generator=draw)
         place = next(model.parameters()).device
         model.eval()
-        with torch.no_grad(): return {"ema_loss": diffusion_loss(model.ema, self.x.to(place), t.to(place), noise.to(place), self.schedule).item()}
+        with torch.no_grad(): return {"ema_loss": diffusion_loss(model.ema, self.x.to(place), t.to(place), noise.to(place), self.schedule, self.target).item()}
 
 def mirrored(
     x: Tensor,  # (..., channel, height, width)
