@@ -107,8 +107,13 @@ def test_without_noise_all_draws_coincide_and_eiv_is_aiv_to_the_last_bit(denoise
     assert torch.equal(zeta, zeta[:, :1].expand_as(zeta))
     x0 = TASK.for_classifier.load().x
     assert (eiv.from_bytes(zeta[:, 0]) - x0).abs().mean() < 0.02
-    weights = [eiv.TrainClassifier(m, still, "small_mlp", 2, 0, batch=40, K=1).result()["weights"] for m in ("EiV", "AIV")]
-    assert all(torch.equal(weights[0][k], weights[1][k]) for k in weights[0])
+
+    def apart(K):
+        weights = [eiv.TrainClassifier(m, still, "small_mlp", 2, 0, batch=40, K=K).result()["weights"] for m in ("EiV", "AIV")]
+        return max((weights[0][k] - weights[1][k]).abs().max().item() for k in weights[0])
+
+    assert apart(1) == 0
+    assert apart(3) < 1e-5  # three equal draws: the same but for rounding
 
 
 def test_methods_coincide_where_their_inputs_do():
@@ -191,7 +196,7 @@ def test_the_step_size_rule_survives_a_checkpoint(tmp_path):
 
 
 def test_eiv_beats_the_network_that_has_nothing_but_noisy_pictures(denoiser):
-    "The specification's pilot: 3.9 points at T = 120 with five seeds; two points are asked for, of three seeds."
+    "A pilot saw 3.9 points at T = 120 with five seeds; two points are asked for, of three seeds."
     def accuracy(method, seed):
         train, test = (drawn(images, denoiser, K=K, calls=20, seed=seed) for images, K in ((TASK.for_classifier, 5), (TASK.for_test, 20)))
         p = eiv.Predict(eiv.TrainClassifier(method, train, "small_mlp", 100, seed, batch=40, lr=3e-3), test, draws=8).result()
@@ -238,8 +243,13 @@ def test_the_published_networks_are_stepped_through_the_stages(home, monkeypatch
 
 def test_the_paper_profile_is_the_published_setting(monkeypatch):
     monkeypatch.delenv("UNCPAPER_HOME", raising=False)
-    profile = {e.path.stem: e.profiles["paper"] for e in experiments("eiv")}["accuracy"]
-    assert profile["levels"] == [1, 30, 60, 90, 120, 150] and profile["task"] == "cifar-10" and profile["calls"] == 0
-    known = {k: profile[k] for k in ("K", "K_test", "draws", "epochs", "batch", "lr", "denoiser_steps", "denoiser_batch", "denoiser_lr", "denoiser_warm", "denoiser_target", "denoiser_cool", "decay", "disjoint", "network", "backbone")}
-    assert known == dict(K=5, K_test=50, draws=50, epochs=100, batch=256, lr=1e-3, denoiser_steps=800_000, denoiser_batch=128, denoiser_lr=2e-4,
-                         denoiser_warm=5000, denoiser_target="epsilon", denoiser_cool=False, decay=0.9999, disjoint=False, network="resnet9_dropout", backbone="ddpm_unet")
+    wanted = dict(task="cifar-10", calls=0, K=5, K_test=50, draws=50, denoiser_steps=800_000, denoiser_batch=128, denoiser_lr=2e-4, denoiser_warm=5000,
+                  denoiser_target="epsilon", denoiser_cool=False, decay=0.9999, disjoint=False, backbone="ddpm_unet", network="resnet9_dropout", epochs=100, batch=256, lr=1e-3)
+    profiles = {e.path.stem: e.profiles["paper"] for e in experiments("eiv")}
+    assert profiles["accuracy"]["levels"] == [1, 30, 60, 90, 120, 150] and profiles["accuracy"]["augment"] == "full"
+    assert {"accuracy", "calibration", "ablations", "surrogate", "accelerated", "noise-gallery", "generation", "checkerboard"} == set(profiles)
+    for name in ("accuracy", "calibration", "ablations", "surrogate"):
+        assert {k: profiles[name][k] for k in wanted} == wanted, name
+    for name in ("accelerated", "noise-gallery", "generation"):
+        shared = [k for k in wanted if k.startswith("denoiser") or k in ("decay", "disjoint", "backbone")]
+        assert {k: profiles[name][k] for k in shared} == {k: wanted[k] for k in shared}, name

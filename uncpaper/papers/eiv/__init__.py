@@ -27,7 +27,7 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from ...data import Split, card, load
-from ...diffusion import TARGETS, DDIM, Ancestral, DPMSolver2M, NetworkDenoiser, last, perturb, record, sample
+from ...diffusion import TARGETS, DDIM, Ancestral, DPMSolver2M, Guided, NetworkDenoiser, last, perturb, record, sample
 from ...losses import diffusion_loss, eiv_loss
 from ...metrics import expected_calibration_error
 from ...models.classifiers import dropout_mlp, resnet9
@@ -554,21 +554,28 @@ class Generate(Stage):
     calls: int = 100            # network calls of a chain
     recorded: int = 16          # pictures whose way is kept
     frames: int = 20            # states kept of it, roughly
+    weak: TrainDenoiser | None = None # a worse model of the same pictures, to be led away from; None: no guidance
+    guidance: float = 1.0       # g in E[x_0|x_t] = weak + g (own - weak)
 
     def __post_init__(self):
         if self.sampler not in SAMPLERS: raise ValueError(f"sampler must be one of {', '.join(SAMPLERS)}; got {self.sampler!r}")
 
     @property
-    def cost(self) -> float: return self.count * self.calls * BACKBONES[self.denoiser.backbone][1] / 1000
+    def cost(self) -> float: return (2 if self.weak else 1) * self.count * self.calls * BACKBONES[self.denoiser.backbone][1] / 1000
 
     @property
     def label(self) -> str: return f"Generate-{self.denoiser.images.name}"
+
+    def guided(self) -> NetworkDenoiser | Guided:
+        "The denoiser, led away from the weak one where there is one."
+        own = load_denoiser(self.denoiser)
+        return Guided(own, load_denoiser(self.weak), self.guidance) if self.weak else own
 
     def build(self, folder: Path) -> dict:
         known, size = TASKS[self.denoiser.images.name], self.denoiser.images.size
         seeds = [generator(self.seed, "picture", i).initial_seed() for i in range(self.count)]
         start = streams(torch.Size((self.count, known.channels, size, size)), seeds)
-        denoiser, sampler = load_denoiser(self.denoiser), SAMPLERS[self.sampler](steps=self.calls)
+        denoiser, sampler = self.guided(), SAMPLERS[self.sampler](steps=self.calls)
         def chains(x, some): return sample(denoiser, x.to(device()), denoiser.schedule.steps - 1, sampler, [generator(seed, "chain").initial_seed() for seed in some])
         parts = tqdm(zip(start.split(CHAINS), batches_of(seeds, CHAINS)), total=-(-self.count // CHAINS), desc=f"pictures of {self.denoiser.images.name}", leave=False)
         way = record(chains(start[: self.recorded], seeds[: self.recorded]), max(1, self.calls // self.frames))
