@@ -8,7 +8,10 @@ masks set by hand, and shows it the pictures once for each zeta; the loop over d
 `predictive` runs the trunk once and thins the heads. Each loop runs in this process by turns with ours, so that
 whatever else the machine does falls on both; a ratio is the median over the turns of time(loop) / time(ours). For the
 published ResNet-9 the loops are timed on a few of the draws, and multiplied up. "Difference" is the largest one of all
-probabilities.
+probabilities; more than 1e-6 stops the script.
+
+Measured on a busy machine with two cores, ratio to the plain loop and to the loop over draws: ResNet-9 at an eighth of its
+width 66 and 27, the published ResNet-9 88 and 38, the perceptron 4.8 and 3.1.
 """
 
 import time
@@ -83,6 +86,7 @@ def report(name: str, make: Callable[[], DropoutClassifier], pictures: int, chan
             taken.append((theirs_s * DRAWS / draws, ours_s))
         theirs_s, ours_s = np.array(taken[1:]).T
         difference = (ours[:, :draws] - theirs).abs().max().item()
+        assert difference <= 1e-6, f"{name}: predictive differs from the {loop.__name__.replace('_', ' ')} by {difference}"
         print(f"{loop.__name__.replace('_', ' '):16}{np.median(theirs_s):9.2f} s{np.median(ours_s):9.3f} s{np.median(theirs_s / ours_s):8.1f}{difference:12.1e}", flush=True)
 
 

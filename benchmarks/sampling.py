@@ -14,6 +14,19 @@ Each takes its turns in this process, in changing order, so that whatever else t
 are processor times, and a ratio is the median over the turns of time(other) / time(ours). The network "none" answers with
 its input: what is left is the samplers' own work. A network that takes longer than about a tenth of a millisecond hides
 the difference, and with a U-Net all three take the time of the U-Net: there the ratios come near to 1.
+
+Measured on a busy machine with two cores, time of azula and of diffusers over ours:
+
+| network                  | batch | DDIM       | ancestral   |
+| none                     |     1 | 4.6, 2.6   | 2.6, 2.6    |
+| perceptron, 2 layers 64  |     1 | 2.8, 1.9   | 2.2, 2.6    |
+| perceptron, 2 layers 64  |    16 | 2.6, 1.8   | 2.0, 2.2    |
+| perceptron, 2 layers 64  |    64 | 2.5, 1.6   | 1.45, 1.6   |
+| perceptron, 2 layers 64  |   256 | 2.1, 1.45  | 1.0, 1.2    |
+| residual perceptron, 64  |     1 | 1.95, 1.5  | 1.3, 1.5    |
+| U-Net, width 16          |     1 | 1.10, 1.07 | not measured |
+
+The streams, one for each sample, cost the lead in large ancestral batches.
 """
 
 import sys

@@ -5,7 +5,8 @@ import torch
 
 from uncpaper.diffusion import DDIM, last, sample
 from uncpaper.papers import eiv
-from uncpaper.papers.eiv.judge import mosaic, nearest, opinion, show_grid, sure
+from uncpaper.papers.eiv.judge import nearest, opinion, sure
+from uncpaper.plots import mosaic, show_grid
 from uncpaper.plots import use_style
 
 TASK = eiv.Task("digits", labelled=200, learned=400, test=50)
