@@ -11,7 +11,7 @@ __all__ = ['PEAK', 'TASKS', 'BACKBONES', 'CHOICES', 'PART', 'CHAINS', 'NETWORKS'
            'nothing', 'LabelLoss', 'unchanged', 'fully_augmented', 'greyed', 'cropped', 'Predict', 'turned', 'quality',
            'Generate']
 
-# %% ../../../nbs/papers/eiv/index.ipynb #8e306f58
+# %% ../../../nbs/papers/eiv/index.ipynb #e713e4e0
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ from ...reproduce.stages import Stage
 from ...schedules import SCHEDULES, Schedule
 from ...training import Minibatches, device, fit
 
-# %% ../../../nbs/papers/eiv/index.ipynb #3288fe97
+# %% ../../../nbs/papers/eiv/index.ipynb #a8549279
 @dataclass(frozen=True)
 class Images:
     "Pictures of a data set: `count` rows of a fixed random order of a split, from row `first` on."
@@ -66,7 +66,7 @@ PEAK = {"digits": 16}  # the whitest pixel, where it is not 255
 def in_size(x: Tensor, size: int) -> Tensor:
     return x if x.shape[-1] == size else F.interpolate(x, size=(size, size), mode="bilinear", antialias=True)
 
-# %% ../../../nbs/papers/eiv/index.ipynb #ceac12aa
+# %% ../../../nbs/papers/eiv/index.ipynb #1a7b1651
 class Known(NamedTuple):
     "A set that can be learned here."
     size: int
@@ -106,7 +106,7 @@ class Task:
         first = self.labelled + self.learned if self.known.train == self.known.test else 0
         return Images(self.name, self.known.test, first, self.test, self.known.size)
 
-# %% ../../../nbs/papers/eiv/index.ipynb #41ba44a3
+# %% ../../../nbs/papers/eiv/index.ipynb #ee0d2a77
 def ruled(
     optimiser: torch.optim.Optimizer,
     rate: Callable[[int], float],      # steps done -> the factor of the step size
@@ -140,7 +140,7 @@ def rise_and_fall(
         return min(1.0, 0.001 + 0.999 * share / 0.25) * (1 - share / 1.2)
     return rate
 
-# %% ../../../nbs/papers/eiv/index.ipynb #a8894089
+# %% ../../../nbs/papers/eiv/index.ipynb #fbb8c2a0
 def digit_mlp(channels: int, size: int) -> nn.Module:
     "Residual perceptron for small pictures."
     return ResidualMLP(channels * size**2, width=160, blocks=2)
@@ -200,7 +200,7 @@ class TrainDenoiser(Stage):
                    max(1, self.steps // 20), self.seed, folder / "checkpoint", label=f"{self.backbone} on {self.images.name}")
         return {"history": pd.DataFrame(rows), "weights": model.state_dict()}
 
-# %% ../../../nbs/papers/eiv/index.ipynb #c5a14e0c
+# %% ../../../nbs/papers/eiv/index.ipynb #cd3c3fbe
 def load_denoiser(
     trained: TrainDenoiser,
     weights: str = "ema",    # averaged, or raw
@@ -212,7 +212,7 @@ def load_denoiser(
     network = getattr(model, weights).to(device()).train(mode == "train").requires_grad_(False)
     return NetworkDenoiser(network, SCHEDULES[trained.schedule](), trained.target)
 
-# %% ../../../nbs/papers/eiv/index.ipynb #b15428fa
+# %% ../../../nbs/papers/eiv/index.ipynb #2465cfc9
 @dataclass(frozen=True)
 class NoiseLoss:
     "Mean squared error of the predicted noise, or other target, at indices drawn uniformly."
@@ -244,7 +244,7 @@ def mirrored(
     "Each picture mirrored left to right in half of the cases, one by one."
     return torch.where(torch.rand(*x.shape[:-3], 1, 1, 1, device=x.device) < 0.5, x.flip(-1), x)
 
-# %% ../../../nbs/papers/eiv/index.ipynb #5ff98606
+# %% ../../../nbs/papers/eiv/index.ipynb #58303bfd
 @dataclass(frozen=True)
 class Zetas(Stage):
     "Noisy inputs x_T, and K draws from p(zeta | x_T) for each. Raises ValueError for unknown choices, or K or T out of range."
@@ -343,7 +343,7 @@ def from_bytes(zeta: Tensor) -> Tensor:
     "Pictures in [-1, 1] again."
     return zeta.float() / 127.5 - 1
 
-# %% ../../../nbs/papers/eiv/index.ipynb #db4b2275
+# %% ../../../nbs/papers/eiv/index.ipynb #1b9fe598
 def small_mlp(channels: int, size: int, classes: int) -> DropoutClassifier:
     "The multilayer perceptron at a quarter of its width."
     return dropout_mlp(classes, channels * size**2, 256)
@@ -391,7 +391,7 @@ METHODS: dict[str, Method] = {
     "clean": Method(clean_pictures, clean_pictures),
 }
 
-# %% ../../../nbs/papers/eiv/index.ipynb #135756e3
+# %% ../../../nbs/papers/eiv/index.ipynb #0738c2c3
 @dataclass(frozen=True)
 class TrainClassifier(Stage):
     "A classifier by one of the methods. Its result: the weights, and the course of training. Raises ValueError for unknown choices."
@@ -451,7 +451,7 @@ class TrainClassifier(Stage):
 def nothing(model: nn.Module) -> dict:
     return {}
 
-# %% ../../../nbs/papers/eiv/index.ipynb #0738c2c3
+# %% ../../../nbs/papers/eiv/index.ipynb #e40df3e0
 @dataclass(frozen=True)
 class LabelLoss:
     "Loss of a batch of pictures, or of K draws of each, which may be bytes."
@@ -487,7 +487,7 @@ def cropped(x: Tensor) -> Tensor:
 
 AUGMENTATIONS: dict[str, Callable[[Tensor], Tensor]] = {"none": unchanged, "flips": mirrored, "full": fully_augmented}
 
-# %% ../../../nbs/papers/eiv/index.ipynb #ab12c755
+# %% ../../../nbs/papers/eiv/index.ipynb #6c3c0732
 @dataclass(frozen=True)
 class Predict(Stage):
     "Probabilities of a trained classifier for noisy test pictures. Raises ValueError for unknown choices or K out of range."
@@ -541,7 +541,7 @@ def quality(
     nll = -p.gather(1, labels[:, None]).clamp_min(1e-12).log().mean().item()
     return {"accuracy": (said == labels).double().mean().item(), "nll": nll, "ece": expected_calibration_error(confidence, said == labels)}
 
-# %% ../../../nbs/papers/eiv/index.ipynb #a0af5c35
+# %% ../../../nbs/papers/eiv/index.ipynb #c4ff700f
 SAMPLERS = {"ancestral": Ancestral, "ddim": DDIM, "dpm": DPMSolver2M}
 
 @dataclass(frozen=True)
