@@ -1,16 +1,20 @@
 """Original DDU command lines: every flag of the four scripts, every refusal, and commands that only use what the experiments declare."""
 
+import functools
 import inspect
 import math
 import shlex
 from unittest.mock import Mock
 
 import pytest
+from refusals import noted, refused_by
 
 from uncpaper.papers.ddu.checkpoints import evaluate
-from uncpaper.papers.ddu.commands import FLAGS, Refused, asked, translate
+from uncpaper.papers.ddu.commands import FLAGS, asked, translate
 from uncpaper.reproduce.cli import settings
 from uncpaper.reproduce.experiments import checked, find, run_of
+
+refused = functools.partial(refused_by, translate)
 
 # Names and defaults of the original's parsers, and which flags take no value
 
@@ -25,18 +29,6 @@ ACTIVE = {"--seed": None, "--model": "resnet18", "-ambiguous": False, "--dataset
           "-tb": 512, "-sb": 128}
 ORIGINAL = {"train.py": TRAIN, "train_ensemble.py": TRAIN | {"--ensemble": 5}, "evaluate.py": EVALUATE, "active_learning_script.py": ACTIVE}
 ALL = [(script, flag) for script, flags in FLAGS.items() for flag in flags]
-
-
-def refused(line):
-    with pytest.raises(Refused) as error: translate(line)
-    message = str(error.value)
-    assert isinstance(error.value, ValueError) and "\n" not in message
-    assert message.startswith(f"{error.value.field}: got ") and message.endswith(f"; allowed: {error.value.allowed}") and error.value.allowed
-    return error.value
-
-
-def noted(translation, *fragments):
-    return all(any(fragment in note for note in translation.notes) for fragment in fragments)
 
 
 def runs(translation):

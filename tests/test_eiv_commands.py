@@ -7,13 +7,16 @@ from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
+from refusals import noted, refused_by
 
 from uncpaper.papers.common import Translation
 from uncpaper.papers.eiv.checkpoints import SETS, Tree
-from uncpaper.papers.eiv.commands import OPTIONS, SCRIPTS, SWEPT, Refused, asked, ignored, translate
+from uncpaper.papers.eiv.commands import OPTIONS, SCRIPTS, SWEPT, asked, ignored, translate
 from uncpaper.reproduce.cli import settings
 from uncpaper.reproduce.experiments import checked, find, run_of
 from uncpaper.reproduce.stages import in_order
+
+refused = functools.partial(refused_by, translate)
 
 # Names and defaults of the original's configuration files
 
@@ -55,18 +58,6 @@ def line(script, *words):
     given = {}
     for word in [*SCRIPT_LINES[script].split(), *words]: given[word.partition("=")[0]] = word
     return shlex.join(["python", script, "-m", *given.values()])
-
-
-def refused(text):
-    with pytest.raises(Refused) as error: translate(text)
-    message = str(error.value)
-    assert isinstance(error.value, ValueError) and "\n" not in message
-    assert message.startswith(f"{error.value.field}: got ") and message.endswith(f"; allowed: {error.value.allowed}") and error.value.allowed
-    return error.value
-
-
-def noted(translation, *fragments):
-    return all(any(fragment in note for note in translation.notes) for fragment in fragments)
 
 
 @functools.cache
