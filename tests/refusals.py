@@ -1,7 +1,7 @@
 "What the tests of every translated command line ask of a refusal, and of the notes of a translation."
 import pytest
 
-from uncpaper.papers.common import Refused
+from uncpaper.originals.engine import Refused
 
 
 def refused_by(translate, line):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from uncpaper.noise import GammaVariance, UniformVariance, VarianceMixture
 from uncpaper.papers.biv import BIV, IV, L2, Adam, Bike, Cutoff, Faces, RedWine, Train
-from uncpaper.papers.biv.commands import GROUPS, Refused, group_of, single, split_groups, translate, variance_from
+from uncpaper.originals.biv import GROUPS, Refused, group_of, single, split_groups, translate, variance_from
 from uncpaper.reproduce.cli import settings
 from uncpaper.reproduce.experiments import BadRequest, checked, find, run_of
 

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from uncpaper.papers.ddu import COLOURED, Network, Pictures, Task
-from uncpaper.papers.ddu.checkpoints import (ARCHITECTURES, KEYS, LAYOUTS, checkpoint_name, evaluate, evaluate_json, find_checkpoints, original_names,
+from uncpaper.originals.ddu_files import (ARCHITECTURES, KEYS, LAYOUTS, checkpoint_name, evaluate, evaluate_json, find_checkpoints, original_names,
                                              read_checkpoint, read_tensors, result_name, write_json)
 
 torch.set_num_threads(1)

@@ -9,8 +9,8 @@ from unittest.mock import Mock
 import pytest
 from refusals import noted, refused_by
 
-from uncpaper.papers.ddu.checkpoints import evaluate
-from uncpaper.papers.ddu.commands import FLAGS, asked, translate
+from uncpaper.originals.ddu_files import evaluate
+from uncpaper.originals.ddu import FLAGS, asked, translate
 from uncpaper.reproduce.cli import settings
 from uncpaper.reproduce.experiments import checked, find, run_of
 

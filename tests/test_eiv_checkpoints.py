@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from uncpaper.diffusion import Ancestral, last, sample
 from uncpaper.papers.eiv import quality
-from uncpaper.papers.eiv.checkpoints import (CLASSIFIER, DDPM, DIFFUSION, HEADS, METHODS, PREDICTIVES, SETS, ZETAS, Predictives, Tree, read_classifier, read_denoiser, read_predictives,
+from uncpaper.originals.eiv_files import (CLASSIFIER, DDPM, DIFFUSION, HEADS, METHODS, PREDICTIVES, SETS, ZETAS, Predictives, Tree, read_classifier, read_denoiser, read_predictives,
                                              read_saved, read_zetas, write_predictives, write_zetas)
 
 # The original's U-Net, as functions of its tensors by name

@@ -9,9 +9,9 @@ from unittest.mock import Mock
 import pytest
 from refusals import noted, refused_by
 
-from uncpaper.papers.common import Translation
-from uncpaper.papers.eiv.checkpoints import SETS, Tree
-from uncpaper.papers.eiv.commands import OPTIONS, SCRIPTS, SWEPT, asked, ignored, translate
+from uncpaper.originals.engine import Translation
+from uncpaper.originals.eiv_files import SETS, Tree
+from uncpaper.originals.eiv import OPTIONS, SCRIPTS, SWEPT, asked, ignored, translate
 from uncpaper.reproduce.cli import settings
 from uncpaper.reproduce.experiments import checked, find, run_of
 from uncpaper.reproduce.stages import in_order

@@ -33,7 +33,7 @@ from ...models.spectral import warm_up
 from ...numerics import generator
 from . import GREY, Network, Pictures, Task, cross_entropy, jitter_report, outputs
 from .ambiguous import Ambiguous, AmbiguousPictures, noisy
-from .checkpoints import seeded, write_json
+from ...originals.ddu_files import seeded, write_json
 from ...reproduce.stages import Stage
 from ...training import fit
 
