@@ -14,7 +14,8 @@ from uncpaper.noise import GammaVariance, UniformVariance, VarianceMixture
 from uncpaper.papers.biv import BIV, IV, L2, Adam, Bike, Cutoff, Faces, RedWine, Train
 from uncpaper.originals.biv import GROUPS, Refused, group_of, single, split_groups, translate, variance_from
 from uncpaper.reproduce.cli import settings
-from uncpaper.reproduce.experiments import BadRequest, checked, find, run_of
+from uncpaper.reproduce.experiments import BadRequest, checked, find
+from uncpaper.reproduce.runs import run_of
 
 OLD = {"experiment_settings": "demo,7159,utkf,True", "model_settings": "biv,resnet", "noise": "True", "noise_settings": "uniform,-1",
        "average_variance": "-1", "params_settings": "meanvar,-1", "parameters": "10,30,20,10", "epsilon": "0.5", "distributions_ratio": "0.5"}

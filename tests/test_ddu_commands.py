@@ -12,7 +12,8 @@ from refusals import noted, refused_by
 from uncpaper.originals.ddu_files import evaluate
 from uncpaper.originals.ddu import FLAGS, asked, translate
 from uncpaper.reproduce.cli import settings
-from uncpaper.reproduce.experiments import checked, find, run_of
+from uncpaper.reproduce.experiments import checked, find
+from uncpaper.reproduce.runs import run_of
 
 refused = functools.partial(refused_by, translate)
 

@@ -13,7 +13,8 @@ from uncpaper.originals.engine import Translation
 from uncpaper.originals.eiv_files import SETS, Tree
 from uncpaper.originals.eiv import OPTIONS, SCRIPTS, SWEPT, asked, ignored, translate
 from uncpaper.reproduce.cli import settings
-from uncpaper.reproduce.experiments import checked, find, run_of
+from uncpaper.reproduce.experiments import checked, find
+from uncpaper.reproduce.runs import run_of
 from uncpaper.reproduce.stages import in_order
 
 refused = functools.partial(refused_by, translate)

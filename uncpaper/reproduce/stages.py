@@ -65,7 +65,7 @@ def code_behind(*things) -> str:
     if things not in known: known[things] = fingerprint(*things, skip=MACHINERY)
     return known[things]
 
-MACHINERY = ("uncpaper.data.load", *(f"uncpaper.reproduce.{m}" for m in ("store", "fingerprint", "stages", "experiments", "batch", "ledger", "site", "cli")))
+MACHINERY = ("uncpaper.data.load", *(f"uncpaper.reproduce.{m}" for m in ("store", "fingerprint", "stages", "experiments", "study", "runs", "batch", "ledger", "site", "cli")))
 
 # %% ../../nbs/reproduce/02_stages.ipynb #a53a6ce7
 @dataclass(frozen=True, kw_only=True)
