@@ -8,6 +8,7 @@ from uncpaper import data
 from uncpaper.losses import eiv_loss
 from uncpaper.metrics import expected_calibration_error
 from uncpaper.papers import eiv
+from uncpaper.papers.shared.denoising import Generate
 from uncpaper.reproduce.experiments import experiments
 from uncpaper.schedules import linear_betas
 
@@ -218,7 +219,7 @@ def test_eiv_beats_the_network_that_has_nothing_but_noisy_pictures(denoiser):
     (lambda d: eiv.TrainClassifier("EiV", drawn(TASK.for_test, d), "vgg", 1, 0), "network must be one of"),
     (lambda d: eiv.TrainClassifier("EiV", drawn(TASK.for_test, d), "small_mlp", 1, 0, K=9), "K must be between 1 and the 3 draws"),
     (lambda d: eiv.TrainClassifier("EiV", drawn(TASK.for_test, d), "small_mlp", 1, 0, augment="crop"), "augment must be one of none, flips, full"),
-    (lambda d: eiv.Generate(d, 1, 0, sampler="euler"), "sampler must be one of ancestral"),
+    (lambda d: Generate(d, 1, 0, sampler="euler"), "sampler must be one of ancestral"),
 ])
 def test_bad_requests_are_refused_before_any_work(denoiser, make, message):
     with pytest.raises(ValueError, match=message) as error: make(denoiser)
@@ -238,7 +239,7 @@ def test_the_published_networks_are_stepped_through_the_stages(home, monkeypatch
     classifier = eiv.TrainClassifier("EiV", train, "resnet9_dropout", 1, 0, batch=2, augment="full")
     p = eiv.Predict(classifier, test, draws=3).result()["probabilities"]
     assert p.shape == (2, 10) and torch.allclose(p.sum(1), torch.ones(2), atol=1e-5)
-    assert eiv.Generate(denoiser, 1, 0, calls=2, recorded=1).result()["pictures"].shape == (1, 3, 32, 32)
+    assert Generate(denoiser, 1, 0, calls=2, recorded=1).result()["pictures"].shape == (1, 3, 32, 32)
 
 
 def test_the_paper_profile_is_the_published_setting(monkeypatch):

@@ -6,6 +6,7 @@ import torch
 from uncpaper.diffusion import DDIM, last, sample
 from uncpaper.papers import eiv
 from uncpaper.papers.eiv.judge import nearest, opinion, sure
+from uncpaper.papers.shared.denoising import SAMPLERS, Generate
 from uncpaper.plots import mosaic, show_grid
 from uncpaper.plots import use_style
 
@@ -21,7 +22,7 @@ def store(tmp_path_factory):
 
 
 def generated(count: int = 6, seed: int = 3, sampler: str = "ancestral", calls: int = 12, **fields) -> dict:
-    return eiv.Generate(DENOISER, count, seed, sampler, calls, **fields).result()
+    return Generate(DENOISER, count, seed, sampler, calls, **fields).result()
 
 
 @pytest.mark.parametrize("rows, columns, channels, gap", [(1, 1, 1, 0), (2, 3, 1, 1), (3, 2, 3, 4)])
@@ -74,7 +75,7 @@ def test_a_generated_picture_does_not_depend_on_how_many_are_generated():
 
 
 def test_all_samplers_start_from_the_same_noise_and_another_seed_from_another():
-    starts = {sampler: generated(sampler=sampler)["x"][0] for sampler in eiv.SAMPLERS}
+    starts = {sampler: generated(sampler=sampler)["x"][0] for sampler in SAMPLERS}
     assert all((start == starts["ancestral"]).all() for start in starts.values())
     assert not (generated(seed=4)["x"][0] == starts["ancestral"]).any()
     assert abs(generated(200, recorded=200)["x"][0].std() - 1) < 0.03
@@ -101,7 +102,7 @@ def test_deterministic_samplers_agree_better_the_more_calls_they_have():
 
 
 def test_an_unknown_sampler_is_refused():
-    with pytest.raises(ValueError, match="sampler must be one of ancestral, ddim, dpm; got 'euler'"): eiv.Generate(DENOISER, 1, 0, "euler")
+    with pytest.raises(ValueError, match="sampler must be one of ancestral, ddim, dpm; got 'euler'"): Generate(DENOISER, 1, 0, "euler")
 
 
 def test_exact_draws_err_as_the_noise_gallery_says():
