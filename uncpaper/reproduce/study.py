@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Value', 'Result', 'commit', 'provenance', 'report_folder', 'save_figure', 'named', 'interval', 'Study']
 
-# %% ../../nbs/reproduce/05_study.ipynb #e0d35898
+# %% ../../nbs/reproduce/05_study.ipynb #b8529f42
 import json
 import os
 import subprocess
@@ -19,9 +19,10 @@ from tqdm.auto import tqdm
 
 from . import claims
 from .claims import Claim, Verdict
-from .experiments import BadRequest, Experiment, Strict, ValueSpec, checked, find
+from .experiments import BadRequest, Experiment, Strict, ValueSpec, checked, find, published
 from .stages import Stage, default_store, device_name, in_order, versions
 from .store import home
+from ..statistics import standard_error
 
 if TYPE_CHECKING: from matplotlib.figure import Figure
 
@@ -120,7 +121,7 @@ def interval(
     "The interval of a verdict in a table's cell."
     return f"[{verdict.low:.3g}, {verdict.high:.3g}]" if verdict.low is not None else "none"
 
-# %% ../../nbs/reproduce/05_study.ipynb #b2a8f0c8
+# %% ../../nbs/reproduce/05_study.ipynb #9b159534
 class Study:
     "An experiment while its notebook runs. Raises BadRequest for a name that no experiment has, and for bad parameters."
     def __init__(
@@ -165,9 +166,31 @@ class Study:
     ) -> Value:
         "Put our mean over seeds beside a published number. Raises BadRequest for an unknown id."
         x, spec = np.asarray(samples, dtype=np.float64), named(self.experiment.values, id)
-        error = float(x.std(ddof=1) / np.sqrt(len(x))) if len(x) > 1 else None
+        error = float(standard_error(x)) if len(x) > 1 else None
         self.values[id] = Value(**spec.model_dump(), ours=float(x.mean()), standard_error=error, seeds=len(x))
         return self.values[id]
+
+    def value_where_published(
+        self,
+        id: str,
+        samples: Sequence[float],  # one per seed
+        comparable: bool = True,   # whether this run has what the paper had, its set of pictures for instance
+    ) -> Value | None:
+        "As `value`, where the paper printed such a number and ours can stand beside it; else nothing."
+        return self.value(id, samples) if comparable and id in self.published else None
+
+    @property
+    def published(self) -> dict[str, float | None]:
+        "What the paper printed, in this experiment and in its others: id -> number."
+        return {v.id: v.published for v in published(self.experiment.paper).values}
+
+    def published_curve(
+        self,
+        prefix: str, # of the ids, each of which ends in its place: `curve-10`, `curve-20`
+    ) -> dict[int, float]:
+        "A curve that the paper printed, place -> number: the numbers whose id is the prefix and an integer."
+        ends = {id.removeprefix(prefix): value for id, value in self.published.items() if id.startswith(prefix)}
+        return {int(end): value for end, value in ends.items() if end.isdecimal()}
 
     def report(
         self,
