@@ -12,9 +12,12 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import nn
 from torch.nn import functional as F
 
+from uncpaper.originals.ddu_files import (
+    ARCHITECTURES, KEYS, LAYOUTS, accuracies, ambiguous_entropies, ambiguous_shares, checkpoint_name, evaluate, evaluate_json, file_names,
+    find_checkpoints, original_names, read_checkpoint, read_tensors, result_name, write_json)
 from uncpaper.papers.ddu import COLOURED, Network, Pictures, Task
-from uncpaper.originals.ddu_files import (ARCHITECTURES, KEYS, LAYOUTS, checkpoint_name, evaluate, evaluate_json, find_checkpoints, original_names,
-                                             read_checkpoint, read_tensors, result_name, write_json)
+from uncpaper.papers.ddu.acquisition import Acquire, Pool, acquisition
+from uncpaper.papers.ddu.ambiguous import AmbiguousPictures, recipe
 
 torch.set_num_threads(1)
 CIFAR = Task(Pictures("cifar-10", "train", 50_000), Pictures("cifar-10", "test", 10_000), 32, 10, 3, COLOURED)
@@ -444,3 +447,36 @@ def test_a_missing_run_stops_the_evaluation(tmp_path):
 ])
 def test_unknown_words_are_refused_before_anything_is_read(tmp_path, changes, fragment):
     assert fragment in refusal(lambda: evaluate(tmp_path, **{"seed": 1, **changes}))
+
+
+# active learning
+
+@pytest.fixture
+def acquired(tmp_path, monkeypatch):
+    "Runs of active learning with one method, by their seeds."
+    monkeypatch.setenv("UNCPAPER_HOME", str(tmp_path))
+    digits, test = Pictures("digits", "train", 1200), Pictures("digits", "test", 200)
+    judged = Pictures("digits", "test", 597)
+    made = recipe(digits, judged, 8, (40, 10), "small_lenet", (30, 40), 20, judges=2)
+    pool, network = Pool(digits, 100, AmbiguousPictures(made, "train"), 40), Network("tiny_resnet", 3.0, True)
+    return [Acquire(pool, test, 8, network, acquisition("DDU"), seed, steps=3, batch=10, until=40) for seed in range(2)]
+
+
+def test_active_learnings_files_in_the_originals_form(acquired):
+    results = [run.result() for run in acquired]
+    forms = accuracies, ambiguous_shares, ambiguous_entropies
+    percent, shares, entropies = (json.loads(json.dumps(f(results), allow_nan=False)) for f in forms)
+    assert list(percent) == list(shares) == list(entropies) == ["0", "1"]
+    assert percent["1"] == pytest.approx(100 * results[1]["history"].accuracy) and len(percent["0"]) == 3
+    assert {t: len(e) for t, e in entropies["0"].items()} == {"0": 30, "1": 40} and len(shares["0"]) == 2
+    for share, found in zip(shares["1"], entropies["1"].values()):
+        assert share == pytest.approx(np.mean(np.array(found) > 1))
+
+
+def test_active_learnings_files_have_the_originals_names(acquired):
+    starts = {"accuracies": "test_accs", "shares": "ambiguous", "entropies": "ambiguous_entropies"}
+    rest = "tiny_resnet_sn_3.0_mod_0_gmm_dirty_mnist_100.json"
+    assert file_names(acquired[0]) == {name: f"{start}_{rest}" for name, start in starts.items()}
+    plain = Pool(Pictures("digits", "train", 1200), 300)
+    run = Acquire(plain, acquired[0].test, 8, Network("resnet18"), acquisition("ensemble MI"), 3, 1)
+    assert file_names(run) == {"accuracies": "test_accs_resnet18_3_ensemble_mi_mnist.json"}
