@@ -217,7 +217,7 @@ def array_text(value: Any) -> str:
     array = np.asarray(value)
     return f"array {array.dtype} {array.shape} {hashlib.sha256(array.tobytes()).hexdigest()}"
 
-# %% ../../nbs/reproduce/01_fingerprint.ipynb #d9b566a3
+# %% ../../nbs/reproduce/01_fingerprint.ipynb #a4fc0819
 class _Protocol(Protocol):
     pass
 
@@ -234,6 +234,7 @@ def members(cls: type) -> Iterator[tuple[str, Any]]:
         if isinstance(function, FunctionType) and is_written(function) or not name.startswith("__"): yield name, value
     for f in vars(cls).get("__dataclass_fields__", {}).values():
         if f.default_factory is not NO_DEFAULT: yield f.name, f.default_factory
+    for name, info in vars(cls).get("__pydantic_fields__", {}).items(): yield name, info.default
 
 def is_written(function: FunctionType) -> bool:
     "Whether a function has a source that somebody of ours wrote."

@@ -10,7 +10,7 @@ __all__ = ['DIRECTIVE', 'REMOTE', 'REMOTE_SHEET', 'OFFLINE_SEARCH', 'RELATIVE', 
            'paper_cards', 'paper_links', 'build', 'notebooks', 'put', 'stage_experiment', 'render', 'make_offline',
            'offline_page', 'write_readme', 'cell_markdown']
 
-# %% ../../nbs/reproduce/10_site.ipynb #11c69026
+# %% ../../nbs/reproduce/10_site.ipynb #b6b4e178
 import ast
 import contextvars
 import functools
@@ -35,12 +35,12 @@ import uncpaper
 from .. import data as datasets
 from .experiments import Experiment, experiments, papers, published, read_cells, tagged
 from .study import Result
-from .fingerprint import normalised
+from .syntax import script_form
 from .ledger import Evidence, best, evidence, rows, spelled, tally, trimmed, with_error
 from .stages import Stage, default_store
 from .store import hash_json, home
 
-# %% ../../nbs/reproduce/10_site.ipynb #831f689f
+# %% ../../nbs/reproduce/10_site.ipynb #50eb9dd3
 def imported(
     source: str,
     package: str = "", # of the module with this source, for its relative imports
@@ -56,18 +56,18 @@ def imported(
 
 @functools.cache
 def module_source(name: str) -> tuple[str, str] | None:
-    "The source of one of our modules that matters, and its package; None when there is no such module."
+    "The source of one of our modules, and its package; None when there is no such module."
     base = Path(uncpaper.__file__).parents[1] / name.replace(".", "/")
-    if base.is_dir(): return normalised((base / "__init__.py").read_text()), name
-    if base.with_suffix(".py").exists(): return normalised(base.with_suffix(".py").read_text()), name.rpartition(".")[0]
+    if base.is_dir(): return (base / "__init__.py").read_text(), name
+    if base.with_suffix(".py").exists(): return base.with_suffix(".py").read_text(), name.rpartition(".")[0]
 
 def modules_used(source: str) -> dict[str, str]:
-    "Every module of ours that code reaches by import, with its source."
+    "Every module of ours that code reaches by import, with what its source does."
     found: dict[str, str] = {}
     def visit(source: str, package: str) -> None:
         for name in imported(source, package) - set(found):
             if module := module_source(name):
-                found[name] = module[0]
+                found[name] = repr(script_form([module[0]]).tokens)
                 visit(*module)
     visit(source, "")
     return found
