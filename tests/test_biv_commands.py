@@ -1,4 +1,4 @@
-"""Original BIV command lines: every group of both generations, every refusal, and the numbers behind the noise settings."""
+"Original BIV command lines: every group of both generations, every refusal, and the numbers of the noise settings."
 
 import math
 import shlex
@@ -9,17 +9,23 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from refusals import noted, refused_by
 
 from uncpaper.noise import GammaVariance, UniformVariance, VarianceMixture
+from uncpaper.originals.biv import GROUPS, group_of, split_groups, translate
+from uncpaper.originals.engine import Refused
 from uncpaper.papers.biv import BIV, IV, L2, Adam, Bike, Cutoff, Faces, RedWine, Train
-from uncpaper.originals.biv import GROUPS, Refused, group_of, single, split_groups, translate, variance_from
+from uncpaper.papers.biv.parameters import single, variance_from
 from uncpaper.reproduce.cli import settings
 from uncpaper.reproduce.experiments import BadRequest, checked, find
 from uncpaper.reproduce.runs import run_of
 
-OLD = {"experiment_settings": "demo,7159,utkf,True", "model_settings": "biv,resnet", "noise": "True", "noise_settings": "uniform,-1",
-       "average_variance": "-1", "params_settings": "meanvar,-1", "parameters": "10,30,20,10", "epsilon": "0.5", "distributions_ratio": "0.5"}
-NEW = {"experiment_settings": "demo,7159,bike,True,7000", "model_settings": "vanilla_ann,biv,0.5", "noise_settings": "True,uniform",
+OLD = {"experiment_settings": "demo,7159,utkf,True", "model_settings": "biv,resnet", "noise": "True",
+       "noise_settings": "uniform,-1",
+       "average_variance": "-1", "params_settings": "meanvar,-1", "parameters": "10,30,20,10", "epsilon": "0.5",
+       "distributions_ratio": "0.5"}
+NEW = {"experiment_settings": "demo,7159,bike,True,7000", "model_settings": "vanilla_ann,biv,0.5",
+       "noise_settings": "True,uniform",
        "params_settings": "meanvar", "parameters": "False,10,12", "extra_exp": "256,0,True,0.01"}
 
 
@@ -41,16 +47,7 @@ def law(base, **changes):
 
 
 def refused(base, **changes):
-    with pytest.raises(Refused) as error: read(base, **changes)
-    message = str(error.value)
-    assert isinstance(error.value, ValueError) and "\n" not in message
-    assert message.startswith(error.value.field + ": got ") and message.endswith("; allowed: " + error.value.allowed)
-    assert error.value.allowed
-    return error.value
-
-
-def noted(translation, *fragments):
-    return all(any(fragment in note for note in translation.notes) for fragment in fragments)
+    return refused_by(translate, words(base, **changes))
 
 
 # Every group of both generations
@@ -58,13 +55,16 @@ def noted(translation, *fragments):
 def test_first_generation_whole():
     assert read(OLD).parameters == dict(
         task="utkface", model="age_resnet18", loss="biv", epsilon=0.5,
-        variance=str(VarianceMixture([UniformVariance.from_moments(10, 20), UniformVariance.from_moments(30, 10)], [0.5, 0.5])),
-        disturbance=0.0, train_size=16_000, test_size=4_000, batch_size=256, steps=20 * 63, learning_rate=1e-3, seed=7159)
+        variance=str(VarianceMixture([UniformVariance.from_moments(10, 20), UniformVariance.from_moments(30, 10)],
+                                     [0.5, 0.5])),
+        disturbance=0.0, train_size=16_000, test_size=4_000, batch_size=256, steps=20 * 63, learning_rate=1e-3,
+        seed=7159)
 
 
 def test_second_generation_whole():
     assert read(NEW).parameters == dict(
-        task="bike-sharing", model="bike_mlp", loss="biv", epsilon=0.5, variance=str(UniformVariance.from_moments(10, 12)), disturbance=0.0,
+        task="bike-sharing", model="bike_mlp", loss="biv", epsilon=0.5,
+        variance=str(UniformVariance.from_moments(10, 12)), disturbance=0.0,
         train_size=7000, test_size=3379, batch_size=256, steps=100 * 28, learning_rate=0.01, seed=7159)
 
 
@@ -82,8 +82,10 @@ def test_second_generation_whole():
     (OLD, dict(noise_settings="uniform,inf", model_settings="mse,resnet"), "loss", "mse"),
     (OLD, dict(noise_settings="uniform,-0.5", model_settings="mse,resnet"), "loss", "mse"),
     (OLD, dict(params_settings="boundaries,-1", parameters="4,16"), "variance", str(UniformVariance(4.0, 16.0))),
-    (OLD, dict(noise_settings="gamma,-1", params_settings="alphabeta,-1", parameters="0.5,0.05"), "variance", str(GammaVariance(0.5, 0.05))),
-    (OLD, dict(params_settings="meanvar,0.25", parameters="10,99"), "variance", str(UniformVariance.from_scale(10, 0.25))),
+    (OLD, dict(noise_settings="gamma,-1", params_settings="alphabeta,-1", parameters="0.5,0.05"), "variance",
+     str(GammaVariance(0.5, 0.05))),
+    (OLD, dict(params_settings="meanvar,0.25", parameters="10,99"), "variance",
+     str(UniformVariance.from_scale(10, 0.25))),
     (OLD, dict(epsilon="1e-3"), "epsilon", 1e-3),
     (OLD, dict(epsilon="+1"), "epsilon", 1),
     (OLD, dict(epsilon=None), "epsilon", 0.5),
@@ -108,7 +110,8 @@ def test_second_generation_whole():
     (NEW, dict(extra_exp="64,1,True,0.001"), "disturbance", 1.0),
     (NEW, dict(extra_exp="64,1,True,0.001"), "learning_rate", 0.001),
     (NEW, dict(extra_exp="256,0,False,0.01"), "loss", "iv"),
-    (NEW, dict(noise_settings="True,gamma", params_settings="alphabeta", parameters="0.5,0.05"), "variance", str(GammaVariance(0.5, 0.05))),
+    (NEW, dict(noise_settings="True,gamma", params_settings="alphabeta", parameters="0.5,0.05"), "variance",
+     str(GammaVariance(0.5, 0.05))),
     (NEW, dict(parameters="True,10,0.25"), "variance", str(UniformVariance.from_scale(10, 0.25))),
     (NEW, dict(params_settings="boundaries", parameters="4,16"), "variance", str(UniformVariance(4.0, 16.0))),
 ])
@@ -117,9 +120,9 @@ def test_one_value(base, changes, name, value):
 
 
 def test_table_has_every_group():
-    names = {generation: [group.name for group in GROUPS if group.generation == generation] for generation in ("2020", "2022")}
-    assert names["2020"] == list(OLD) and names["2022"] == list(NEW)
-    assert all(group.meaning and group.remark for group in GROUPS)
+    names = {generation: [group.name for group in groups] for generation, groups in GROUPS.items()}
+    assert names == {"2020": list(OLD), "2022": list(NEW)}
+    assert all(group.here and group.remark for groups in GROUPS.values() for group in groups)
     with pytest.raises(KeyError): group_of("2022", "epsilon")
 
 
@@ -137,14 +140,17 @@ def test_uniform_by_mean_and_variance():
 
 
 def test_scale_applies_to_every_component_with_its_own_mean():
-    assert ends(law(OLD, params_settings="meanvar,0.25", parameters="10,30,0,0")) == [pytest.approx((5, 15)), pytest.approx((15, 45))]
-    new = law(NEW, noise_settings="True,binary_uniform", params_settings="meanvar,0.5", parameters="True,10,30,0.25,0.9")
+    assert ends(law(OLD, params_settings="meanvar,0.25",
+                    parameters="10,30,0,0")) == [pytest.approx((5, 15)), pytest.approx((15, 45))]
+    new = law(NEW, noise_settings="True,binary_uniform", params_settings="meanvar,0.5",
+              parameters="True,10,30,0.25,0.9")
     assert ends(new) == [pytest.approx((5, 15)), pytest.approx((15, 45))]
 
 
 def test_gamma_by_mean_and_variance():
     variance = law(OLD, noise_settings="gamma,-1", parameters="10,5,200,200", distributions_ratio="0.3")
-    assert [(part.shape, part.rate) for part in variance.components] == [pytest.approx((0.5, 0.05)), pytest.approx((0.125, 0.025))]
+    assert [(part.shape, part.rate) for part in variance.components] == [pytest.approx((0.5, 0.05)),
+                                                                         pytest.approx((0.125, 0.025))]
     assert (variance.mean, variance.variance) == (pytest.approx(6.5), pytest.approx(205.25))
 
 
@@ -153,7 +159,8 @@ def test_average_variance(average, p, first, second):
     variance = law(OLD, average_variance=str(average), distributions_ratio=str(p), parameters=f"{first},1,0,12")
     assert [part.mean for part in variance.components] == [pytest.approx(first), pytest.approx(second)]
     assert variance.mean == pytest.approx(average)
-    new = law(NEW, noise_settings="True,binary_uniform", params_settings=f"meanvar_avg,{p},{average}", parameters=f"False,{first},1,0,12")
+    new = law(NEW, noise_settings="True,binary_uniform", params_settings=f"meanvar_avg,{p},{average}",
+              parameters=f"False,{first},1,0,12")
     assert ends(new) == ends(variance)
 
 
@@ -174,7 +181,8 @@ def test_boundaries_and_moments_read_the_same_numbers_differently():
 
 @pytest.mark.parametrize("count, shares", [(2, [0.3, 0.7]), (3, [0.15, 0.15, 0.7]), (4, [0.15, 0.15, 0.35, 0.35])])
 def test_weights_of_several_components(count, shares):
-    variance = law(OLD, params_settings="boundaries,-1", parameters=",".join(["1"] * count + ["2"] * count), distributions_ratio="0.3")
+    variance = law(OLD, params_settings="boundaries,-1", parameters=",".join(["1"] * count + ["2"] * count),
+                   distributions_ratio="0.3")
     assert list(variance.weights) == pytest.approx(shares)
 
 
@@ -199,7 +207,8 @@ def test_boundaries_go_through_unchanged(low, width):
 
 def test_both_generations_say_the_same():
     old = read(OLD, model_settings="biv,resnet", params_settings="boundaries,-1", parameters="0,1,20,10").parameters
-    new = read(NEW, experiment_settings="demo,7159,utkf,True,16000", model_settings="resnet,biv,0.5", noise_settings="True,binary_uniform",
+    new = read(NEW, experiment_settings="demo,7159,utkf,True,16000", model_settings="resnet,biv,0.5",
+               noise_settings="True,binary_uniform",
                params_settings="boundaries,0.5", parameters="0,1,20,10", extra_exp="256,0,True,0.001").parameters
     assert new == old
 
@@ -237,16 +246,22 @@ PARTS = UniformVariance.from_moments(10, 20), UniformVariance.from_moments(30, 1
 NOISE = UniformVariance.from_moments(10, 12)
 ACCEPTED = [  # a command line and the run that it becomes
     (OLD, {}, Train(Faces(), BIV(0.5), VarianceMixture(PARTS, [0.5, 0.5]), 7159, 1260)),
-    (OLD, dict(model_settings="iv,vanilla_cnn", epsilon="1e-5"), Train(Faces(resnet=False), IV(1e-5), VarianceMixture(PARTS, [0.5, 0.5]), 7159, 1260)),
+    (OLD, dict(model_settings="iv,vanilla_cnn", epsilon="1e-5"),
+     Train(Faces(resnet=False), IV(1e-5), VarianceMixture(PARTS, [0.5, 0.5]), 7159, 1260)),
     (OLD, dict(noise="False", model_settings="mse,resnet"), Train(Faces(), L2(), None, 7159, 1260)),
-    (OLD, dict(noise_settings="uniform,20", model_settings="mse,resnet", parameters="10,12"), Train(Faces(), Cutoff(20.0), NOISE, 7159, 1260)),
-    (OLD, dict(experiment_settings="t,1,wine,True", model_settings="biv,vanilla_ann", parameters="10,12"), Train(RedWine(), BIV(0.5), NOISE, 1, 100)),
+    (OLD, dict(noise_settings="uniform,20", model_settings="mse,resnet", parameters="10,12"),
+     Train(Faces(), Cutoff(20.0), NOISE, 7159, 1260)),
+    (OLD, dict(experiment_settings="t,1,wine,True", model_settings="biv,vanilla_ann", parameters="10,12"),
+     Train(RedWine(), BIV(0.5), NOISE, 1, 100)),
     (NEW, {}, Train(Bike(), BIV(0.5), NOISE, 7159, 2800, optimiser=Adam(0.01))),
     (NEW, dict(extra_exp="64,0.5,True,0.001"), Train(Bike(), BIV(0.5), NOISE, 7159, 11_000, batch=64, disturbance=0.5)),
     (NEW, dict(extra_exp="256,0,False,0.001"), Train(Bike(), IV(0.5), NOISE, 7159, 2800)),
-    (NEW, dict(experiment_settings="t,1,bike,True,100", extra_exp="256,0,True,0.001"), Train(Bike(100), BIV(0.5), NOISE, 1, 100, batch=100)),
-    (NEW, dict(model_settings="vanilla_ann,cutoffMSE,9"), Train(Bike(), Cutoff(9.0), NOISE, 7159, 2800, optimiser=Adam(0.01))),
-    (NEW, dict(noise_settings="True,gamma", parameters="False,20000,4e8"), Train(Bike(), BIV(0.5), GammaVariance(1.0, 5e-5), 7159, 2800, optimiser=Adam(0.01))),
+    (NEW, dict(experiment_settings="t,1,bike,True,100", extra_exp="256,0,True,0.001"),
+     Train(Bike(100), BIV(0.5), NOISE, 1, 100, batch=100)),
+    (NEW, dict(model_settings="vanilla_ann,cutoffMSE,9"),
+     Train(Bike(), Cutoff(9.0), NOISE, 7159, 2800, optimiser=Adam(0.01))),
+    (NEW, dict(noise_settings="True,gamma", parameters="False,20000,4e8"),
+     Train(Bike(), BIV(0.5), GammaVariance(1.0, 5e-5), 7159, 2800, optimiser=Adam(0.01))),
     (NEW, WINE, Train(RedWine(), BIV(0.5), NOISE, 1, 100, optimiser=Adam(0.01))),
     (NEW, FACES, Train(Faces(12_000), BIV(0.1), NOISE, 1, 940, optimiser=Adam(0.01))),
 ]
@@ -289,8 +304,11 @@ def test_what_cannot_run_here_is_refused(changes, given, reason):
 
 # A distribution as text
 
-@pytest.mark.parametrize("law", [UniformVariance(0, 4), UniformVariance.from_moments(10, 20), GammaVariance(1.0, 5e-5), GammaVariance(0.5, 1e20),
-                                 VarianceMixture(PARTS, [0.3, 0.7]), VarianceMixture([GammaVariance(1, 2)], [1.0]), None])
+@pytest.mark.parametrize("law",
+                         [UniformVariance(0, 4), UniformVariance.from_moments(10, 20), GammaVariance(1.0, 5e-5),
+                          GammaVariance(0.5, 1e20),
+                                 VarianceMixture(PARTS, [0.3, 0.7]), VarianceMixture([GammaVariance(1, 2)], [1.0]),
+                                 None])
 def test_a_distribution_survives_its_text(law):
     assert variance_from(str(law)) == law
 
@@ -308,46 +326,57 @@ def test_arguments_by_position_and_clean_labels():
 
 
 @pytest.mark.parametrize("text", [
-    "__import__('os')", "__import__('os').system('true')", "GammaVariance.from_moments(1, 1)", "open('x')", "[].append(1)", "(lambda: 1)()",
-    "GammaVariance(shape=__import__('os'), rate=1)", "GammaVariance(*(1, 2))", "GammaVariance(**{'shape': 1})", "GammaVariance(1, 1 + 1)",
-    "GammaVariance(True, 1)", "GammaVariance('1', 2)", "GammaVariance(1)", "GammaVariance(1, 2, 3)", "GammaVariance(form=1, rate=2)",
-    "GammaVariance(0, 1)", "GammaVariance(1, -1)", "GammaVariance(1, 1e999)", "GammaVariance(1, 1" + 400 * "0" + ")", "GammaVariance((1,), 2)",
+    "__import__('os')", "__import__('os').system('true')", "GammaVariance.from_moments(1, 1)", "open('x')",
+    "[].append(1)", "(lambda: 1)()",
+    "GammaVariance(shape=__import__('os'), rate=1)", "GammaVariance(*(1, 2))", "GammaVariance(**{'shape': 1})",
+    "GammaVariance(1, 1 + 1)",
+    "GammaVariance(True, 1)", "GammaVariance('1', 2)", "GammaVariance(1)", "GammaVariance(1, 2, 3)",
+    "GammaVariance(form=1, rate=2)",
+    "GammaVariance(0, 1)", "GammaVariance(1, -1)", "GammaVariance(1, 1e999)", "GammaVariance(1, 1" + 400 * "0" + ")",
+    "GammaVariance((1,), 2)",
     "UniformVariance(2, 1)", "UniformVariance(low=1, low=2)", "VarianceMixture(1, 2)", "VarianceMixture((1,), (1,))",
-    "VarianceMixture((GammaVariance(1, 2),), (0.5,))", "gammavariance(1, 2)", "GammaVariance", "5", "(1, 2)", "", "GammaVariance(1,", "x = 1", "1\n2",
+    "VarianceMixture((GammaVariance(1, 2),), (0.5,))", "gammavariance(1, 2)", "GammaVariance", "5", "(1, 2)", "",
+    "GammaVariance(1,", "x = 1", "1\n2",
     "\0", "(" * 5000, "-" * 100_000 + "1", "f(" * 90 + ")" * 90])
 def test_other_texts_are_refused(text):
     with pytest.raises(ValueError) as error: variance_from(text)
     message = str(error.value)
     assert message.startswith("variance: got ") and "\n" not in message
-    assert message.endswith("; allowed: none, UniformVariance(low, high), GammaVariance(shape, rate), VarianceMixture(components, weights)")
+    assert message.endswith("; allowed: none, UniformVariance(low, high), GammaVariance(shape, rate), "
+                            "VarianceMixture(components, weights)")
 
 
 # What the experiment refuses
 
-SMALL = dict(task="bike-sharing", model="bike_mlp", loss="biv", epsilon=0.1, cutoff=20_000.0, variance="GammaVariance(1, 0.00005)", disturbance=0.0,
+SMALL = dict(task="bike-sharing", model="bike_mlp", loss="biv", epsilon=0.1, cutoff=20_000.0,
+             variance="GammaVariance(1, 0.00005)", disturbance=0.0,
              train_size=2000, test_size=1000, batch_size=256, learning_rate=1e-3, steps=240, seed=0)
 
 
 def test_the_experiment_makes_one_stage_of_its_parameters():
     experiment, = find("biv/single")
-    assert run_of(experiment).stages == (single(**SMALL),) == (Train(Bike(2000, 1000), BIV(0.1), GammaVariance(1, 5e-5), 0, 240),)
+    assert run_of(experiment).stages == (single(**SMALL),
+                                         ) == (Train(Bike(2000, 1000), BIV(0.1), GammaVariance(1, 5e-5), 0, 240),)
     laptop = run_of(experiment, "laptop").stages[0]
     assert (laptop.task, laptop.steps) == (Bike(), 2800)
 
 
 @pytest.mark.parametrize("changes, message", [
-    (dict(task="bike"), "task must be one of utkface, wine-red, bike-sharing, got 'bike'"),
-    (dict(model="wine_mlp"), "model for bike-sharing must be one of bike_mlp, got 'wine_mlp'"),
-    (dict(task="utkface"), "model for utkface must be one of age_cnn, age_resnet18, got 'bike_mlp'"),
-    (dict(loss="cutoffMSE"), "loss must be one of mse, iv, biv, cutoff, got 'cutoffMSE'"),
+    (dict(task="bike"), "task must be one of utkface, wine-red, bike-sharing; got 'bike'"),
+    (dict(model="wine_mlp"), "model for bike-sharing must be one of bike_mlp; got 'wine_mlp'"),
+    (dict(task="utkface"), "model for utkface must be one of age_cnn, age_resnet18; got 'bike_mlp'"),
+    (dict(loss="cutoffMSE"), "loss must be one of mse, iv, biv, cutoff; got 'cutoffMSE'"),
     (dict(train_size=16_380), "train_size for bike-sharing with test_size 1000 must be between 1 and 16379, got 16380"),
     (dict(train_size=0), "train_size for bike-sharing"),
     (dict(test_size=17_379), "test_size for bike-sharing must be between 1 and 17378, got 17379"),
     (dict(test_size=0), "test_size for bike-sharing"),
-    (dict(task="wine-red", model="wine_mlp"), "train_size for wine-red with test_size 1000 must be between 1 and 599, got 2000"),
+    (dict(task="wine-red", model="wine_mlp"),
+     "train_size for wine-red with test_size 1000 must be between 1 and 599, got 2000"),
     (dict(task="wine-red", model="wine_mlp", train_size=257, test_size=400), "must leave no batch of one row"),
-    (dict(task="utkface", model="age_cnn", train_size=16_001), "train_size for utkface must be between 1 and 16000, got 16001"),
-    (dict(task="utkface", model="age_cnn", test_size=4_001), "test_size for utkface must be between 1 and 4000, got 4001"),
+    (dict(task="utkface", model="age_cnn", train_size=16_001),
+     "train_size for utkface must be between 1 and 16000, got 16001"),
+    (dict(task="utkface", model="age_cnn", test_size=4_001),
+     "test_size for utkface must be between 1 and 4000, got 4001"),
     (dict(batch_size=2001), "batch_size with train_size 2000 must be between 1 and 2000, got 2001"),
     (dict(epsilon=-0.1), "epsilon must be finite and >= 0, got -0.1"),
     (dict(epsilon=math.nan), "epsilon must be finite and >= 0, got nan"),
@@ -380,11 +409,13 @@ def test_translation_is_frozen():
 @pytest.mark.parametrize("base, changes, fragment", [
     (OLD, {}, "the tag 'demo' is dropped"),
     (OLD, {}, "seeded shuffle"),
-    (OLD, {}, "epsilon 0.5 is in units of the standardised label's variance; variances and cutoff are given in raw label units squared"),
+    (OLD, {}, "epsilon 0.5 is in units of the standardised label's variance; variances and cutoff are given in raw "
+              "label units squared"),
     (OLD, {}, "normalise is dropped; inputs and labels are always standardised"),
     (OLD, {}, "20 epochs stood in the original's code; at 63 steps for 16000 rows they are 1260 steps"),
     (NEW, {}, "100 epochs stood in the original's code; at 28 steps for 7000 rows they are 2800 steps"),
-    (NEW, dict(experiment_settings="t,1,bike,True,100"), "batch size 256 is larger than the training set; 100, all of it, is the same"),
+    (NEW, dict(experiment_settings="t,1,bike,True,100"),
+     "batch size 256 is larger than the training set; 100, all of it, is the same"),
     (OLD, dict(noise_settings="uniform,20", model_settings="mse,resnet"), "its epochs had fewer steps"),
     (OLD, dict(experiment_settings="t,1,wine,True", model_settings="biv,vanilla_ann"), "had no batch normalisation"),
     (NEW, dict(experiment_settings="t,1,wine,True,4000"), "here it is red wine, 1199 rows to train and 400 to test"),
@@ -393,12 +424,16 @@ def test_translation_is_frozen():
     (OLD, dict(model_settings="mse,resnet"), "epsilon: ignored, loss mse has none"),
     (OLD, dict(model_settings="iv,resnet"), "iv did not run in the original"),
     (OLD, dict(noise_settings="uniform,20", model_settings="mse,resnet"), "cutoff 20 is in raw label units squared"),
-    (OLD, dict(noise_settings="uniform,15", model_settings="mse,resnet", parameters="10,1,20,10", average_variance="2000"), "drops every label of the component whose variances begin at 3984.52"),
-    (OLD, dict(params_settings="boundaries,-1", parameters="0,1,20,10", average_variance="2000"), "X = 2000 is ignored"),
+    (OLD, dict(noise_settings="uniform,15", model_settings="mse,resnet", parameters="10,1,20,10",
+               average_variance="2000"), "drops every label of the component whose variances begin at 3984.52"),
+    (OLD, dict(params_settings="boundaries,-1", parameters="0,1,20,10", average_variance="2000"),
+     "X = 2000 is ignored"),
     (OLD, dict(average_variance="2000", parameters="10,20"), "X = 2000 is ignored"),
     (OLD, dict(parameters="10,20"), "p = 0.5 is ignored, there is one component"),
-    (OLD, dict(noise_settings="gamma,-1", params_settings="alphabeta,-1", parameters="0.5,0.05"), "the original took the two for mean and variance"),
-    (OLD, dict(noise_settings="gamma,-1", params_settings="alphabeta,-1", parameters="0.5,0.05"), "no samples for utkf with gamma noise"),
+    (OLD, dict(noise_settings="gamma,-1", params_settings="alphabeta,-1", parameters="0.5,0.05"),
+     "the original took the two for mean and variance"),
+    (OLD, dict(noise_settings="gamma,-1", params_settings="alphabeta,-1", parameters="0.5,0.05"),
+     "no samples for utkf with gamma noise"),
     (OLD, dict(experiment_settings="t,1,wine,True", model_settings="biv,vanilla_ann"), "both colours"),
     (OLD, dict(params_settings="meanvar,0.25"), "heteroscedasticity scale 0.25 replaces every variance"),
     (NEW, dict(parameters="True,10,0.083"), "1 is the largest"),
@@ -413,16 +448,20 @@ def test_translation_is_frozen():
     (NEW, dict(model_settings="vanilla_ann,iv"), "iv did not run in the original"),
     (NEW, dict(extra_exp="256,0,False,0.01"), "BIV without normalisation is IV"),
     (NEW, dict(extra_exp="256,0,False,0.01", model_settings="vanilla_ann,mse"), "normalise_loss is ignored"),
-    (NEW, dict(extra_exp="256,1,True,0.01", model_settings="vanilla_ann,mse", noise_settings="False"), "disturbance is ignored, there is no noise"),
-    (NEW, dict(extra_exp="256,1,True,0.01", experiment_settings="t,1,wine,True,4000"), "the original has none for wine"),
-    (NEW, dict(model_settings="vanilla_ann,mse", noise_settings="False,uniform"), "params_settings, parameters, noise_settings: ignored, there is no noise"),
+    (NEW, dict(extra_exp="256,1,True,0.01", model_settings="vanilla_ann,mse", noise_settings="False"),
+     "disturbance is ignored, there is no noise"),
+    (NEW, dict(extra_exp="256,1,True,0.01", experiment_settings="t,1,wine,True,4000"),
+     "the original has none for wine"),
+    (NEW, dict(model_settings="vanilla_ann,mse", noise_settings="False,uniform"),
+     "params_settings, parameters, noise_settings: ignored, there is no noise"),
 ])
 def test_notes(base, changes, fragment):
     assert noted(read(base, **changes), fragment), read(base, **changes).notes
 
 
 def test_starter_run_ignores_its_noise_settings():
-    starter = read(OLD, model_settings="mse,resnet", noise="False", noise_settings="gamma,1", average_variance="2000", parameters="10,5")
+    starter = read(OLD, model_settings="mse,resnet", noise="False", noise_settings="gamma,1", average_variance="2000",
+                   parameters="10,5")
     assert starter.parameters["variance"] == "none" and "cutoff" not in starter.parameters
     assert noted(starter, "noise_settings, average_variance, params_settings, parameters, distributions_ratio: ignored")
 
@@ -434,23 +473,32 @@ def test_default_average_steps_back_for_one_mode():
 # Refusals
 
 @pytest.mark.parametrize("base, changes, group, fragment, allowed", [
-    (OLD, dict(params_settings="manvar,-1"), "params_settings", "a misspelling of 'meanvar'", "boundaries, alphabeta, meanvar"),
-    (OLD, dict(params_settings="manvar,-1", noise="False", model_settings="mse,resnet"), "params_settings", "with noise or without", "meanvar"),
-    (OLD, dict(params_settings=None, parmas_settings="meanvar,-1"), "parmas_settings", "misspelling of 'params_settings'", "params_settings"),
-    (OLD, dict(params_settings="-1", parameters="manvar,-1", epsilon="10,5", distributions_ratio=""), "params_settings", "fifth position", "nine distinct positions"),
+    (OLD, dict(params_settings="manvar,-1"), "params_settings", "a misspelling of 'meanvar'",
+     "boundaries, alphabeta, meanvar"),
+    (OLD, dict(params_settings="manvar,-1", noise="False", model_settings="mse,resnet"), "params_settings",
+     "with noise or without", "meanvar"),
+    (OLD, dict(params_settings=None, parmas_settings="meanvar,-1"), "parmas_settings",
+     "misspelling of 'params_settings'", "params_settings"),
+    (OLD, dict(params_settings="-1", parameters="manvar,-1", epsilon="10,5", distributions_ratio=""), "params_settings",
+     "fifth position", "nine distinct positions"),
     (OLD, dict(params_settings="meanvar,0.5,2000"), "params_settings", "p and X are groups of their own", "type,scale"),
     (OLD, dict(params_settings="meanvar,1.5"), "params_settings", "out of range", "1"),
-    (OLD, dict(params_settings="boundaries,0.5"), "params_settings", "heteroscedasticity scale", "uniform with meanvar"),
-    (OLD, dict(params_settings="meanvar,0.5", noise_settings="gamma,-1"), "params_settings", "heteroscedasticity scale", "uniform with meanvar"),
-    (OLD, dict(params_settings="alphabeta,-1"), "params_settings", "uniform noise has no such parameters", "boundaries, meanvar"),
-    (OLD, dict(params_settings="boundaries,-1", noise_settings="gamma,-1"), "params_settings", "gamma noise has no such parameters", "alphabeta, meanvar"),
+    (OLD, dict(params_settings="boundaries,0.5"), "params_settings", "heteroscedasticity scale",
+     "uniform with meanvar"),
+    (OLD, dict(params_settings="meanvar,0.5", noise_settings="gamma,-1"), "params_settings", "heteroscedasticity scale",
+     "uniform with meanvar"),
+    (OLD, dict(params_settings="alphabeta,-1"), "params_settings", "uniform noise has no such parameters",
+     "boundaries, meanvar"),
+    (OLD, dict(params_settings="boundaries,-1", noise_settings="gamma,-1"), "params_settings",
+     "gamma noise has no such parameters", "alphabeta, meanvar"),
     (OLD, dict(params_settings=None), "params_settings", "IndexError", "type,scale"),
     (OLD, dict(noise_settings=None), "noise_settings", "IndexError", "type,threshold"),
     (OLD, dict(noise_settings="normal,-1"), "noise_settings", "unknown noise type", "uniform, gamma"),
     (OLD, dict(noise_settings="True,uniform,-1"), "noise_settings", "noise flag is its own group", "type,threshold"),
     (OLD, dict(noise_settings="uniform,none"), "noise_settings", "threshold is not a number", "a number"),
     (OLD, dict(noise_settings="uniform,20"), "noise_settings", "filters and weighs", "loss mse with a threshold"),
-    (OLD, dict(noise_settings="uniform,1", model_settings="mse,resnet"), "noise_settings", "no label survives", "a cutoff above 2.25403"),
+    (OLD, dict(noise_settings="uniform,1", model_settings="mse,resnet"), "noise_settings", "no label survives",
+     "a cutoff above 2.25403"),
     (OLD, dict(noise=None), "noise", "missing", "True or False"),
     (OLD, dict(noise="yes"), "noise", "unknown noise flag", "True, False"),
     (OLD, dict(noise="False"), "noise", "loss biv needs the variance", "True, or loss mse"),
@@ -459,11 +507,14 @@ def test_default_average_steps_back_for_one_mode():
     (OLD, dict(model_settings="resnet,biv,0.5"), "model_settings", "epsilon is its own group", "loss,model"),
     (OLD, dict(model_settings="l1,resnet"), "model_settings", "unknown loss", "mse, iv, biv"),
     (OLD, dict(model_settings="cutoffMSE,resnet"), "model_settings", "unknown loss", "mse, iv, biv"),
-    (OLD, dict(model_settings="biv,vanilla_ann"), "model_settings", "no model for data set utkf", "vanilla_cnn, resnet"),
+    (OLD, dict(model_settings="biv,vanilla_ann"), "model_settings", "no model for data set utkf",
+     "vanilla_cnn, resnet"),
     (OLD, dict(experiment_settings=None), "experiment_settings", "missing", "tag,seed,dataset,normalise"),
     (OLD, dict(experiment_settings="t,7159,bike,True"), "experiment_settings", "unknown data set", "utkf, wine"),
-    (OLD, dict(experiment_settings="t,x,utkf,True"), "experiment_settings", "the seed is not a number", "a number >= 0"),
-    (OLD, dict(experiment_settings="t,1.5,utkf,True"), "experiment_settings", "the seed is not an integer", "an integer"),
+    (OLD, dict(experiment_settings="t,x,utkf,True"), "experiment_settings", "the seed is not a number",
+     "a number >= 0"),
+    (OLD, dict(experiment_settings="t,1.5,utkf,True"), "experiment_settings", "the seed is not an integer",
+     "an integer"),
     (OLD, dict(experiment_settings="t,1,utkf,1"), "experiment_settings", "unknown normalisation flag", "True, False"),
     (OLD, dict(experiment_settings="t,1,utkf,False"), "experiment_settings", "always standardised", "True"),
     (OLD, dict(experiment_settings="t,1,utkf"), "experiment_settings", "3 values", "tag,seed,dataset,normalise"),
@@ -487,33 +538,47 @@ def test_default_average_steps_back_for_one_mode():
     (OLD, dict(epsilon="10,5"), "epsilon", "2 values", "epsilon"),
     (OLD, dict(epsilon="nan"), "epsilon", "not a number", "a number >= 0"),
     (OLD, dict(extra_exp="256,0,True,0.01"), "extra_exp", "belongs to the later generation", "one generation"),
-    (NEW, dict(epsilon="0.5"), "extra_exp", "belongs to the later generation and epsilon to the earlier", "one generation"),
-    (NEW, dict(experiment_settings="t,1,bike,True,15000"), "experiment_settings", "the training size is out of range", "a number from 1 to 14000"),
-    (NEW, dict(experiment_settings="t,1,bike,True,0"), "experiment_settings", "the training size is out of range", "a number from 1 to 14000"),
-    (NEW, dict(experiment_settings="t,1,cars,True,7000"), "experiment_settings", "unknown data set", "utkf, wine, bike"),
+    (NEW, dict(epsilon="0.5"), "extra_exp", "belongs to the later generation and epsilon to the earlier",
+     "one generation"),
+    (NEW, dict(experiment_settings="t,1,bike,True,15000"), "experiment_settings", "the training size is out of range",
+     "a number from 1 to 14000"),
+    (NEW, dict(experiment_settings="t,1,bike,True,0"), "experiment_settings", "the training size is out of range",
+     "a number from 1 to 14000"),
+    (NEW, dict(experiment_settings="t,1,cars,True,7000"), "experiment_settings", "unknown data set",
+     "utkf, wine, bike"),
     (NEW, dict(model_settings="vanilla_ann,cutoffMSE"), "model_settings", "1 in standardised units", "cutoffMSE,C"),
     (NEW, dict(model_settings="vanilla_ann,biv,-1"), "model_settings", "epsilon is out of range", "a number >= 0"),
     (NEW, dict(model_settings="resnet,biv"), "model_settings", "no model for data set bike", "vanilla_ann"),
     (NEW, dict(model_settings="vanilla_ann,cutoffMSE,1"), "model_settings", "no label survives", "a cutoff above 4"),
-    (NEW, dict(model_settings="vanilla_ann,cutoffMSE,1", noise_settings="False"), "noise_settings", "loss cutoff needs the variance", "True, or loss mse"),
+    (NEW, dict(model_settings="vanilla_ann,cutoffMSE,1", noise_settings="False"), "noise_settings",
+     "loss cutoff needs the variance", "True, or loss mse"),
     (NEW, dict(noise_settings="False,uniform"), "noise_settings", "loss biv needs the variance", "True, or loss mse"),
     (NEW, dict(noise_settings="True"), "noise_settings", "noise without a type", "True,type"),
     (NEW, dict(noise_settings="True,normal"), "noise_settings", "unknown noise type", "uniform, binary_uniform, gamma"),
     (NEW, dict(noise_settings=None), "noise_settings", "missing", "flag[,type]"),
-    (NEW, dict(noise_settings="True,binary_uniform"), "parameters", "1 component where binary_uniform takes 2", "4 numbers"),
-    (NEW, dict(params_settings="meanvar,0.5", parameters="False,10,20,1,2"), "parameters", "2 components where uniform takes 1", "2 numbers"),
-    (NEW, dict(noise_settings="True,binary_uniform", parameters="False,10,20,1,2"), "params_settings", "missing, with 2 components", "a number from 0 to 1"),
-    (NEW, dict(noise_settings="True,binary_uniform", params_settings="meanvar_avg,1,2000", parameters="False,10,20,1,2"), "params_settings", "p", "p < 1"),
-    (NEW, dict(noise_settings="True,gamma", parameters="True,10,0.5"), "params_settings", "heteroscedasticity scale", "uniform with meanvar"),
-    (NEW, dict(params_settings="boundaries", parameters="True,4,16"), "parameters", "belongs to meanvar", "numbers only"),
+    (NEW, dict(noise_settings="True,binary_uniform"), "parameters", "1 component where binary_uniform takes 2",
+     "4 numbers"),
+    (NEW, dict(params_settings="meanvar,0.5", parameters="False,10,20,1,2"), "parameters",
+     "2 components where uniform takes 1", "2 numbers"),
+    (NEW, dict(noise_settings="True,binary_uniform", parameters="False,10,20,1,2"), "params_settings",
+     "missing, with 2 components", "a number from 0 to 1"),
+    (NEW, dict(noise_settings="True,binary_uniform", params_settings="meanvar_avg,1,2000",
+               parameters="False,10,20,1,2"), "params_settings", "p", "p < 1"),
+    (NEW, dict(noise_settings="True,gamma", parameters="True,10,0.5"), "params_settings", "heteroscedasticity scale",
+     "uniform with meanvar"),
+    (NEW, dict(params_settings="boundaries", parameters="True,4,16"), "parameters", "belongs to meanvar",
+     "numbers only"),
     (NEW, dict(params_settings="manvar"), "params_settings", "a misspelling of 'meanvar'", "meanvar_avg"),
-    (NEW, dict(params_settings="meanvar_avg,0.5"), "params_settings", "without its ratio p and average variance X", "meanvar_avg,p,X"),
+    (NEW, dict(params_settings="meanvar_avg,0.5"), "params_settings", "without its ratio p and average variance X",
+     "meanvar_avg,p,X"),
     (NEW, dict(params_settings=None), "params_settings", "missing", "type[,p[,X]]"),
-    (NEW, dict(parameters="True,10,1.5"), "parameters", "the heteroscedasticity scale is out of range", "a number from 0 to 1"),
+    (NEW, dict(parameters="True,10,1.5"), "parameters", "the heteroscedasticity scale is out of range",
+     "a number from 0 to 1"),
     (NEW, dict(parameters="False,10,12,3"), "parameters", "do not pair up", "as many second values"),
     (NEW, dict(extra_exp="256,0,True"), "extra_exp", "3 values", "batch_size,disturbance,normalise_loss,learning_rate"),
     (NEW, dict(extra_exp="0,0,True,0.01"), "extra_exp", "the batch size is out of range", "a number >= 1"),
-    (NEW, dict(extra_exp="256,2,True,0.01"), "extra_exp", "the variance disturbance is out of range", "a number from 0 to 1"),
+    (NEW, dict(extra_exp="256,2,True,0.01"), "extra_exp", "the variance disturbance is out of range",
+     "a number from 0 to 1"),
     (NEW, dict(extra_exp="256,0,yes,0.01"), "extra_exp", "unknown normalisation flag", "True, False"),
 ])
 def test_refusals(base, changes, group, fragment, allowed):
@@ -529,7 +594,8 @@ def test_example_with_two_groups_only():
 
 
 @pytest.mark.parametrize("line, group, fragment", [
-    ("sbatch --gres=gpu:rtx8000:1 run.sh 'demo,7159,utkf,True' 'mse,resnet' False 'gamma,-1' -1 'manvar,-1' '10,5'", "command line", "7 values by position"),
+    ("sbatch --gres=gpu:rtx8000:1 run.sh 'demo,7159,utkf,True' 'mse,resnet' False 'gamma,-1' -1 'manvar,-1' '10,5'",
+     "command line", "7 values by position"),
     ("", "command line", "0 values by position"),
     ("--noise True --noise False", "noise", "given twice"),
     ("--noise True stray", "stray", "no group of the original"),
@@ -555,7 +621,9 @@ def test_citation_file_names_papers_and_data():
     assert all(reference["authors"] and reference["year"] for reference in citation["references"])
 
 
-@pytest.mark.parametrize("key", "eiv decu ddu dgm biv mnist fashion-mnist bike-sharing wine-quality utkface digits kish aitken".split())
+@pytest.mark.parametrize("key",
+                         "eiv decu ddu dgm biv mnist fashion-mnist bike-sharing wine-quality utkface digits kish "
+                         "aitken".split())
 def test_bibliography_has(key):
     bibliography = (Path(__file__).parents[1] / "nbs" / "references.bib").read_text(encoding="utf-8")
     assert bibliography.count("{" + key + ",") == 1
