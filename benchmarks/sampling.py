@@ -39,7 +39,7 @@ from torch import Tensor, nn
 
 from uncpaper.diffusion import DDIM, Ancestral, NetworkDenoiser, last, sample
 from uncpaper.models.unet import ResidualMLP, UNet
-from uncpaper.schedules import Schedule
+from uncpaper.schedules import VariancePreserving
 
 try:
     import azula.denoise, azula.noise, azula.sample
@@ -95,7 +95,7 @@ BETAS = 1 - A[1:] / A[:-1]
 
 
 def ours(network: Callable, ddim: bool) -> Callable[[Tensor], Tensor]:
-    denoiser = NetworkDenoiser(network, Schedule(BETAS))
+    denoiser = NetworkDenoiser(network, VariancePreserving(BETAS))
     sampler = DDIM() if ddim else Ancestral()
     return lambda x: last(sample(denoiser, x, STEPS - 1, sampler, None if ddim else range(len(x))))
 

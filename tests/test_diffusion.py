@@ -9,8 +9,8 @@ from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 from torch import nn
 
 from uncpaper.diffusion import (CLEAN, DDIM, TARGETS, Ancestral, DPMSolver2M, GaussianDenoiser, Guided, MixtureDenoiser, NetworkDenoiser, Posterior, Step,
-                                even_indices, last, noise_streams, perturb, record, sample, score, seeded_noise, tweedie, weighted)
-from uncpaper.schedules import SCHEDULES, Schedule, cosine_betas, linear_betas
+                                even_indices, last, noise_streams, perturb, rollout, sample, score, seeded_noise, segment, tweedie, weighted)
+from uncpaper.schedules import SCHEDULES, VarianceExploding, VariancePreserving, cosine_betas, latent_betas, linear_betas
 
 LINEAR = linear_betas()
 SAMPLERS = [Ancestral(), Ancestral("beta", steps=7), DDIM(), DDIM(9, eta=0.7), DPMSolver2M(6)]
@@ -199,7 +199,7 @@ def test_guidance():
         torch.testing.assert_close(score(Guided(c, u, 3.0), x, t), 3 * score(c, x, t) - 2 * score(u, x, t), rtol=1e-6, atol=1e-6)
     plain, guided = (last(sample(d, x, 50, DDIM())) for d in (c, Guided(c, u, 1.0)))
     torch.testing.assert_close(plain, guided)
-    with pytest.raises(ValueError, match="^unconditional: must have the schedule"): Guided(c, GaussianDenoiser(cosine_betas(), 0.0, 1.0), 2.0)
+    with pytest.raises(ValueError, match="^unconditional must have the schedule"): Guided(c, GaussianDenoiser(cosine_betas(), 0.0, 1.0), 2.0)
 
 
 # orders
@@ -231,7 +231,7 @@ def test_measured_order_of_the_flow(make, grid):
 @pytest.mark.parametrize("variance", ["posterior", "beta"])
 def test_measured_weak_order_of_the_ancestral_chain(variance):
     "The variance that the chain gives x_480, started from one x_1920, beside the exact one: exact for both, no draws."
-    schedule, errors = Schedule(torch.full((1921,), 1.2e-3)), []
+    schedule, errors = VariancePreserving(torch.full((1921,), 1.2e-3)), []
     denoiser, (alpha_s, sigma_s), (alpha, _) = GaussianDenoiser(schedule, 0.0, 0.25), schedule.scales(480), schedule.scales(1920)
     kept = (alpha / alpha_s) ** 2
     exact = 1 / (1 / (alpha_s**2 * 0.25 + sigma_s**2) + kept / (1 - kept))
@@ -404,7 +404,7 @@ def test_no_graphs_right_types_and_the_input_is_left_alone(sampler, dtype):
 def test_ancestral_with_steps_is_ddim_with_eta_one():
     x, seeds = torch.randn(4, 2, dtype=torch.float64), [1, 2, 3, 4]
     for steps in (None, 1, 13, 50):
-        a, b = (record(sample(mixture(), x, 200, s, seeds)) for s in (Ancestral(steps=steps), DDIM(steps, eta=1.0)))
+        a, b = (rollout(sample(mixture(), x, 200, s, seeds)) for s in (Ancestral(steps=steps), DDIM(steps, eta=1.0)))
         torch.testing.assert_close(a.x, b.x, rtol=1e-9, atol=1e-9)
         assert torch.equal(a.t, b.t)
 
@@ -428,7 +428,7 @@ def test_dpm_solver_times_are_even_in_log_snr_and_skip_what_has_no_signal():
 
 def test_rollouts():
     denoiser, x = mixture(), torch.randn(3, 2, dtype=torch.float64)
-    whole, some = (record(sample(denoiser, x, 100, DDIM()), every) for every in (1, 30))
+    whole, some = (rollout(sample(denoiser, x, 100, DDIM()), every) for every in (1, 30))
     assert whole.x.shape == whole.mean.shape == (102, 3, 2) and whole.t.tolist() == list(range(100, -2, -1))
     assert some.t.tolist() == [100, 70, 40, 10, -1] and torch.equal(some.x, whole.x[[0, 30, 60, 90, 101]])
     assert torch.equal(last(sample(denoiser, x, 100, DDIM())), whole.x[-1]) and torch.equal(whole.mean[30], denoiser(whole.x[30], 70).mean)
@@ -449,11 +449,11 @@ BAD = {
     "target 'noise'": lambda: NetworkDenoiser(network, LINEAR, "noise"), "noise": lambda: perturb(X2, 3, LINEAR, torch.zeros(2)), "t shape": lambda: perturb(X2, torch.zeros(3), LINEAR, X2),
     "t 1000": lambda: perturb(X2, 1000, LINEAR, X2), "t tensor": lambda: perturb(X2, torch.tensor([0, 1000]), LINEAR, X2), "var 0": lambda: GaussianDenoiser(LINEAR, 0.0, 0.0),
     "var -1": lambda: MixtureDenoiser(LINEAR, CENTRES, -1.0), "centres": lambda: MixtureDenoiser(LINEAR, torch.zeros(2)), "weights": lambda: MixtureDenoiser(LINEAR, CENTRES, 0.0, torch.tensor([1.0, 0.0])),
-    "weights shape": lambda: MixtureDenoiser(LINEAR, CENTRES, 0.0, torch.ones(3)), "every 0": lambda: record([], 0), "states": lambda: record([]), "states last": lambda: last([]),
+    "weights shape": lambda: MixtureDenoiser(LINEAR, CENTRES, 0.0, torch.ones(3)), "every 0": lambda: rollout([], 0), "states": lambda: rollout([]), "states last": lambda: last([]),
 }
 
 
 @pytest.mark.parametrize("what", BAD)
 def test_bad_input_is_named_in_one_line_before_any_work(what):
-    with pytest.raises(ValueError, match=rf"^{what.split()[0]}: ") as error: BAD[what]()
+    with pytest.raises(ValueError, match=rf"^{what.split()[0]} must ") as error: BAD[what]()
     assert "\n" not in str(error.value)

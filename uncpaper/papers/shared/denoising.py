@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 from ...checks import one_of
 from ...data import Split
 from ...diffusion import TARGETS, DDIM, Ancestral, Denoiser, DPMSolver2M, Guided, NetworkDenoiser, Posterior
-from ...diffusion import last, record, sample
+from ...diffusion import last, rollout, sample
 from ...losses import diffusion_loss
 from ...models.unet import Averaged, ResidualMLP, UNet
 from ...numerics import generator
@@ -298,6 +298,6 @@ class Generate(Stage):
         start, seeds, run = self.start(), self.seeds, self.chains(self.guided())
         parts = tqdm(zip(start.split(CHAINS), batches_of(seeds, CHAINS)), total=-(-self.count // CHAINS),
                      desc=f"pictures of {self.denoiser.images.name}", leave=False)
-        way = record(run(start[: self.recorded], seeds[: self.recorded]), max(1, self.calls // self.frames))
+        way = rollout(run(start[: self.recorded], seeds[: self.recorded]), max(1, self.calls // self.frames))
         pictures = to_bytes(torch.cat([last(run(x, some)).cpu() for x, some in parts]))
         return {"pictures": pictures, "t": way.t, "x": way.x, "mean": way.mean}
