@@ -45,7 +45,8 @@ def test_the_split_is_the_papers_own_and_keeps_runs_together():
 
 
 def test_pictures_of_every_set_lie_in_the_unit_interval_and_are_normalised_by_the_tasks_constants():
-    for source in (DIGITS.train, DIGITS.test, ddu.unknown("glyphs", 50), ddu.unknown("patches", 50), ddu.unknown("fashion-mnist", 50)):
+    unseen = (ddu.unknown(name, 50) for name in ("glyphs", "patches", "fashion-mnist"))
+    for source in (DIGITS.train, DIGITS.test, *unseen):
         x, y = source.load(8)
         assert x.shape[1:] == (1, 8, 8) and x.min() >= 0 and x.max() <= 1 and len(x) == len(y) == source.count
     seen = DIGITS.view(ddu.unknown("glyphs", 50)).x
@@ -129,7 +130,7 @@ def test_a_score_fits_its_density_to_the_training_part_alone(trained, scored):
     problem, model = DIGITS.load(0), trained.load()
     density = GaussianDiscriminant.fit(ddu.outputs(model, problem.x)["features"], problem.y)
     again = ddu.readings(model, density, problem.validation)
-    assert torch.equal(again["log_density"], scored["validation"]["log_density"]) and torch.equal(again["labels"], scored["validation"]["labels"])
+    assert all(torch.equal(again[name], scored["validation"][name]) for name in ("log_density", "labels"))
     assert scored["fit"]["smallest_class"] == problem.y.bincount().min() and scored["fit"]["features"] == 64
 
 
@@ -167,9 +168,9 @@ def test_the_temperature_is_that_of_the_validation_set(scored):
 @pytest.mark.parametrize("ask, says", [
     (lambda: ddu.Network("resnet"), "name of a network must be one of"),
     (lambda: ddu.task("cifar", 1, 1), "task must be one of"),
-    (lambda: ddu.unknown("digit", 1), "others must be among"),
+    (lambda: ddu.unknown("digit", 1), "others must be one of"),
     (lambda: ddu.Pictures("digits", "train", 5000).load(8), "count of digits train must be at most 1200, got 5000"),
-    (lambda: ambiguous.ambiguous_pictures("digits", "train", "ours"), "ambiguous must be remade or published"),
+    (lambda: ambiguous.ambiguous_pictures("digits", "train", "ours"), "ambiguous must be one of remade, published"),
 ])
 def test_bad_requests_are_refused_in_one_line(ask, says):
     with pytest.raises(ValueError, match=says) as found: ask()
@@ -236,7 +237,8 @@ def test_the_published_files_take_the_place_of_the_remade_ones(tmp_path, monkeyp
 
 
 def test_stages_say_what_they_read_and_what_they_cost(made):
-    score = ddu.Score(ddu.Train(ambiguous.dirty_task("digits", 1200, 597), ddu.Network("small_resnet"), 0, 10), (GLYPHS, ("ambiguous", ambiguous.AmbiguousPictures(made, "test"))))
+    others = GLYPHS, ("ambiguous", ambiguous.AmbiguousPictures(made, "test"))
+    score = ddu.Score(ddu.Train(ambiguous.dirty_task("digits", 1200, 597), ddu.Network("small_resnet"), 0, 10), others)
     assert score.data == ("digits", "glyphs") and score.cost > 0
     assert made in score.upstream and json.dumps(score.config)
     members = [ddu.member_seeds(seed, 5) for seed in range(5)]

@@ -12,8 +12,8 @@ from sklearn.metrics import jaccard_score
 from uncpaper import data
 from uncpaper.metrics import entropy
 from uncpaper.papers.ddu.pixels import (
-    BACKGROUND, INK, MEASURES, UNSEEN, Maps, Member, PixelNet, Scenes, Segmenter, Segmentation, Timing, areas, as_rows, averaged, dropout_only,
-    gather, in_parts, items, mean_iou, paste, pixel_density, shrunk, trust_curves, unseen_auroc)
+    BACKGROUND, INK, MEASURES, UNSEEN, Maps, Member, PixelNet, Scenes, Segmentation, Segmenter, Timing, areas, as_rows,
+    averaged, dropout_only, gather, in_parts, items, mean_iou, paste, pixel_density, shrunk, trust_curves, unseen_auroc)
 
 TINY = Scenes(side=24, digit=8)
 
@@ -54,14 +54,16 @@ def test_curves_are_the_counts_and_only_the_order_matters(pixels):
     curves = trust_curves(u, correct)
     for q in (1, 33, 50, 90, 100):
         certain = u <= u.sort()[0][math.ceil(q * len(u) / 100) - 1]
-        expected = [(correct & certain).sum() / certain.sum(), (~correct & ~certain).sum() / (~correct).sum(), (correct == certain).double().mean()]
-        assert at(curves, q) == pytest.approx([float(e) for e in expected])
+        accurate, uncertain = (correct & certain).sum() / certain.sum(), (~correct & ~certain).sum() / (~correct).sum()
+        expected = accurate.item(), uncertain.item(), (correct == certain).double().mean().item()
+        assert at(curves, q) == pytest.approx(expected)
     assert trust_curves(u.exp() - 7, correct).equals(curves)
 
 
 def test_what_has_no_curve_is_refused():
-    with pytest.raises(ValueError, match="correct must hold a pixel that is wrong"): trust_curves(torch.zeros(2), torch.tensor([True, True]))
-    with pytest.raises(ValueError, match="uncertainty must be finite"): trust_curves(torch.tensor([0.0, math.inf]), torch.tensor([True, False]))
+    right, wrong, infinite = torch.ones(2) > 0, torch.zeros(2) > 0, torch.tensor([0.0, math.inf])
+    with pytest.raises(ValueError, match="correct must hold a pixel that is wrong"): trust_curves(torch.zeros(2), right)
+    with pytest.raises(ValueError, match="uncertainty must be finite"): trust_curves(infinite, wrong)
 
 
 @settings(max_examples=30, deadline=None)
@@ -89,14 +91,14 @@ def test_labels_match_the_ink():
     picture, labels = torch.full((24, 24), 0.2), torch.full((24, 24), BACKGROUND)
     paste(picture, labels, ink, 5, 9, grey=0.9, label=7)
     assert torch.equal(labels[5:13, 9:17] == 7, ink > INK) and int((labels == 7).sum()) == int((ink > INK).sum())
-    assert torch.allclose(picture[5:13, 9:17], 0.2 + 0.7 * ink) and (picture[labels == BACKGROUND] <= 0.2 + 0.7 * INK + 1e-6).all()
+    assert torch.allclose(picture[5:13, 9:17], 0.2 + 0.7 * ink)
+    assert (picture[labels == BACKGROUND] <= 0.2 + 0.7 * INK + 1e-6).all()
 
 
 def test_digits_stand_out_from_the_background():
-    pictures = Scenes().draw(50, 0, "train")
-    grey = pictures.x[:, 0]
-    assert grey[pictures.y < BACKGROUND].mean() > 2 * grey[pictures.y == BACKGROUND].mean()
-    assert set(pictures.y.unique().tolist()) == set(range(11))
+    x, y = Scenes().draw(50, 0, "train")
+    assert x[:, 0][y < BACKGROUND].mean() > 2 * x[:, 0][y == BACKGROUND].mean()
+    assert set(y.unique().tolist()) == set(range(11))
 
 
 def test_training_and_test_digits_are_disjoint():
@@ -105,7 +107,11 @@ def test_training_and_test_digits_are_disjoint():
     assert torch.equal(items("mnist", "train", 28).x[:9], shrunk(data.load("mnist", "train").x[:9], 28))
 
 
-@pytest.mark.parametrize("fields, said", [({"side": 26}, "multiple of 4"), ({"fewest": 5, "most": 4}, "ordered"), ({"most": 9}, "9 cells")])
+@pytest.mark.parametrize("fields, said", [
+    ({"side": 26}, "side must be a multiple of 4, got 26"),
+    ({"fewest": 5, "most": 4}, "fewest must be between 0 and 4, got 5"),
+    ({"most": 9}, "most must be between 0 and 8, got 9"),
+])
 def test_scenes_that_cannot_be_are_refused(fields, said):
     with pytest.raises(ValueError, match=said): Scenes(**fields)
 
@@ -116,9 +122,10 @@ def test_the_density_over_pixels_is_scipys():
     torch.manual_seed(1)
     network, training, test = PixelNet(3).eval(), TINY.draw(48, 1, "train"), TINY.draw(2, 1, "test")
     density = pixel_density(network, training, size=7)
-    with torch.inference_mode(): z, x = as_rows(network.features(training.x)).double().numpy(), as_rows(network.features(test.x)).double()
-    labels = training.y.flatten().numpy()
-    theirs = np.stack([multivariate_normal(z[labels == c].mean(0), np.cov(z[labels == c].T)).logpdf(x) + np.log(np.mean(labels == c)) for c in range(11)])
+    with torch.inference_mode(): z, x = (as_rows(network.features(s.x)).double() for s in (training, test))
+    labels, classes = training.y.flatten(), [z[training.y.flatten() == c].numpy() for c in range(11)]
+    peers = [multivariate_normal(mine.mean(0), np.cov(mine.T)).logpdf(x) for mine in classes]
+    theirs = np.stack(peers) + np.log([len(mine) / len(labels) for mine in classes])[:, None]
     assert np.allclose(density.log_density(x, priors=True), np.logaddexp.reduce(theirs), rtol=1e-4, atol=1e-4)
     predicted, maps = in_parts(Segmenter([network], density).ddu, test.x, size=1)
     assert np.allclose(maps["DDU"].flatten(), -np.logaddexp.reduce(theirs), rtol=1e-4, atol=1e-4)
@@ -157,7 +164,7 @@ def members(tmp_path_factory):
 
 
 def test_a_network_beats_the_background(members):
-    test, network = TINY.draw(64, 0, "test"), members[0].network()
+    test, network = TINY.draw(64, 0, "test"), members[0].load()
     with torch.inference_mode(): predicted = network(test.x).argmax(1)
     assert mean_iou(predicted, test.y) > mean_iou(torch.full_like(test.y, BACKGROUND), test.y) + 0.05
 
@@ -165,13 +172,15 @@ def test_a_network_beats_the_background(members):
 def test_members_see_the_same_scenes(members):
     first, second = (m.training() for m in members)
     assert torch.equal(first.x, second.x) and members[0].key != members[1].key
-    assert not torch.equal(members[0].network().stem.weight, members[1].network().stem.weight)
+    assert not torch.equal(members[0].load().stem.weight, members[1].load().stem.weight)
 
 
 def test_stages_agree_where_they_must(members):
     result = Segmentation(members, test=16, passes=2).result()
     assert result["summary"]["miou"]["softmax"] == result["summary"]["miou"]["DDU"]
-    assert set(result["summary"]["auroc"]) == {"softmax", "dropout PE", "dropout MI", "ensemble PE", "ensemble MI", "DDU", "DDU, equal classes"}
+    uncertainties = {"softmax", "dropout PE", "dropout MI", "ensemble PE", "ensemble MI", "DDU", "DDU, equal classes"}
+    assert set(result["summary"]["auroc"]) == uncertainties
     assert gather([result] * 3, "unseen", "pavpu")["DDU"].shape == (3, 100)
     assert result["maps_unseen"]["DDU"].shape == (3, 24, 24)
-    assert set(Timing(members, pictures=2, rounds=1, passes=2).result()["seconds"]) == {"softmax", "dropout", "ensemble", "DDU"}
+    timing = Timing(members, pictures=2, rounds=1, passes=2)
+    assert timing.timed and set(timing.result()["seconds"]) == {"softmax", "dropout", "ensemble", "DDU"}

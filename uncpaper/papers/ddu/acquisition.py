@@ -9,7 +9,7 @@ __all__ = ['BATCH', 'METHODS', 'STATE', 'PUBLISHED_SIZES', 'PUBLISHED', 'Candida
            'member_logits', 'acquisition', 'most_uncertain', 'tied', 'read_rounds', 'write_rounds', 'shares',
            'acquired_table', 'Acquire']
 
-# %% ../../../nbs/papers/ddu/acquisition.ipynb #86f044e5
+# %% ../../../nbs/papers/ddu/acquisition.ipynb #fce8ad54
 import functools
 import json
 import math
@@ -33,7 +33,7 @@ from ...models.classifiers import Classifier
 from ...models.spectral import warm_up
 from ...numerics import generator
 from . import GREY, Network, Pictures, Task, cross_entropy, jitter_report, outputs
-from .ambiguous import Ambiguous, AmbiguousPictures, noisy
+from .ambiguous import Ambiguous, AmbiguousPictures, judgement, noisy
 from ...reproduce.stages import Stage
 from ...training import fit
 
@@ -45,15 +45,15 @@ class Candidates(NamedTuple):
     ambiguous: Tensor  # (candidate,), bool: the true origin
     entropy: Tensor    # (candidate,), nats: of the judges' mean prediction; nan where there are no judges
 
-# %% ../../../nbs/papers/ddu/acquisition.ipynb #fa6d9532
+# %% ../../../nbs/papers/ddu/acquisition.ipynb #af81b69d
 def judges_entropy(
     made: Ambiguous,
-    x: Tensor,       # normalised, (n, 1, size, size)
+    x: Tensor,       # (n, 1, size, size), in [0, 1]
 ) -> Tensor:         # (n,), nats
     "Entropy of the mean prediction of the judges of a set of ambiguous pictures."
-    return predictive_entropy(torch.stack([outputs(judge.load(), x)["logits"] for judge in made.judges]))
+    return predictive_entropy(judgement(made.judges, x))
 
-# %% ../../../nbs/papers/ddu/acquisition.ipynb #aa120653
+# %% ../../../nbs/papers/ddu/acquisition.ipynb #f3c3e614
 @dataclass(frozen=True)
 class Pool:
     "Clean pictures, and ambiguous ones if any, that wait for a label. Raises ValueError for more than there are."
@@ -89,7 +89,7 @@ class Pool:
         if not self.ambiguous:
             return Candidates(normalise(x, *GREY), y, origin, torch.full(origin.shape, math.nan, dtype=torch.float64))
         seen = noisy(x, self.ambiguous.noise, generator(seed, "noise"))
-        return Candidates(normalise(seen, *GREY), y, origin, judges_entropy(self.ambiguous.made, normalise(x, *GREY)))
+        return Candidates(normalise(seen, *GREY), y, origin, judges_entropy(self.ambiguous.made, x))
 
     def ambiguous_part(self, size: int) -> Candidates:
         "Ambiguous pictures, copies in a run."
