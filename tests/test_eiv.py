@@ -121,7 +121,7 @@ def test_methods_coincide_where_their_inputs_do():
     torch.manual_seed(0)
     x, y = torch.randn(8, 1, 8, 8), torch.randint(10, (8,))
     model = eiv.small_mlp(1, 8, 10)
-    loss = eiv.LabelLoss("none", None, None)
+    loss = eiv.LabelLoss(eiv.unchanged, eiv.unchanged)
 
     def value(pictures):
         torch.manual_seed(1)  # the same dropout masks
@@ -140,7 +140,7 @@ def test_fresh_noise_has_the_level_of_the_zetas(denoiser):
     torch.manual_seed(0)
     loss(lambda x: kept.append(x) or torch.zeros(len(x), 10), torch.zeros(4000, 1, 8, 8), torch.zeros(4000, dtype=torch.int64))
     assert abs(kept[0].std() - linear_betas().sigma(300)) < 0.003
-    for method in ("EiV", "AIV", "non-EiV, fixed noise"): assert eiv.TrainClassifier(method, zetas, "small_mlp", 1, 0).loss.level is None
+    for method in ("EiV", "AIV", "non-EiV, fixed noise"): assert eiv.TrainClassifier(method, zetas, "small_mlp", 1, 0).loss.noise is eiv.unchanged
 
 
 def test_a_prediction_is_the_mean_over_draws_and_both_orientations(denoiser):
@@ -212,13 +212,15 @@ def test_eiv_beats_the_network_that_has_nothing_but_noisy_pictures(denoiser):
     (lambda d: eiv.TrainDenoiser(TASK.for_denoiser, "resnet", 1), "backbone must be one of"),
     (lambda d: eiv.TrainDenoiser(TASK.for_denoiser, "digit_mlp", 1, schedule="cubic"), "schedule must be one of linear"),
     (lambda d: eiv.TrainDenoiser(TASK.for_denoiser, "digit_mlp", 1, target="score"), "target must be one of epsilon, x0, v"),
-    (lambda d: drawn(TASK.for_test, d, T=1000), "T must be an index from 0 to 999"),
-    (lambda d: drawn(TASK.for_test, d, K=0), "K must be >= 1"),
+    (lambda d: drawn(TASK.for_test, d, T=1000), "T must be between 0 and 999"),
+    (lambda d: drawn(TASK.for_test, d, K=0), "K must be between 1"),
+    (lambda d: drawn(TASK.for_test, d, calls=0), "calls must be between 1"),
     (lambda d: drawn(TASK.for_test, d, weights="best"), "weights must be one of ema, raw"),
     (lambda d: drawn(TASK.for_test, d, mode="test"), "mode must be one of eval, train"),
     (lambda d: eiv.TrainClassifier("EiV", drawn(TASK.for_test, d), "vgg", 1, 0), "network must be one of"),
-    (lambda d: eiv.TrainClassifier("EiV", drawn(TASK.for_test, d), "small_mlp", 1, 0, K=9), "K must be between 1 and the 3 draws"),
+    (lambda d: eiv.TrainClassifier("EiV", drawn(TASK.for_test, d), "small_mlp", 1, 0, K=9), "K must be between 1 and 3"),
     (lambda d: eiv.TrainClassifier("EiV", drawn(TASK.for_test, d), "small_mlp", 1, 0, augment="crop"), "augment must be one of none, flips, full"),
+    (lambda d: eiv.TrainClassifier("EiV", drawn(TASK.for_test, d), "small_mlp", 0, 0), "epochs must be between 1"),
     (lambda d: Generate(d, 1, 0, sampler="euler"), "sampler must be one of ancestral"),
 ])
 def test_bad_requests_are_refused_before_any_work(denoiser, make, message):

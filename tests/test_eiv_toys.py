@@ -5,7 +5,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from uncpaper.papers.eiv.toys import METHODS, Board, PredictOnBoard, TrainOnBoard, as_pictures, point_network, views, window
+from uncpaper.papers import eiv
+from uncpaper.papers.eiv.toys import Board, PointViews, PredictOnBoard, TrainOnBoard, as_pictures, point_network, window
+
+METHODS = list(eiv.METHODS)
 
 
 @pytest.fixture(autouse=True)
@@ -69,11 +72,12 @@ def test_points_belong_to_seed_and_part_and_are_the_same_at_every_noise():
 def test_eiv_sees_draws_and_aiv_their_mean():
     board = Board(60)
     x = board.points(30, 0, "test").noisy
-    eiv, aiv = (views(m, board, x, 2000, 0, "test") for m in METHODS[:2])
-    assert eiv.shape == (30, 2000, 2, 1, 1) and aiv.shape == (30, 1, 2, 1, 1) and eiv.dtype == torch.float32
-    torch.testing.assert_close(eiv.mean(1, keepdim=True), aiv, atol=1e-5, rtol=0)
-    torch.testing.assert_close(aiv[:, 0, :, 0, 0].double(), board.denoiser(x, 60).mean, atol=0.05, rtol=0)
-    for method in METHODS[2:]: assert torch.equal(views(method, board, x, 7, 0, "test"), as_pictures(x[:, None]))
+    views = PointViews(board, x, 0, "test")
+    draws, mean = (eiv.METHODS[m].test(views, 2000) for m in METHODS[:2])
+    assert draws.shape == (30, 2000, 2, 1, 1) and mean.shape == (30, 1, 2, 1, 1) and draws.dtype == torch.float32
+    torch.testing.assert_close(draws.mean(1, keepdim=True), mean, atol=1e-5, rtol=0)
+    torch.testing.assert_close(mean[:, 0, :, 0, 0].double(), board.denoiser(x, 60).mean, atol=0.05, rtol=0)
+    for method in METHODS[2:]: assert torch.equal(eiv.METHODS[method].test(views, 7), as_pictures(x[:, None]))
 
 
 def test_one_draw_makes_eiv_and_aiv_the_same_to_the_bit():
@@ -108,8 +112,10 @@ def test_all_methods_are_asked_about_the_same_points():
 
 
 def test_an_unknown_method_or_part_is_refused_by_name():
-    with pytest.raises(ValueError, match="method must be one of EiV; AIV; .* got 'BIV'"): TrainOnBoard("BIV", Board(40), 0, 30).result()
-    with pytest.raises(ValueError, match="part must be test or window, got 'train'"): PredictOnBoard(TrainOnBoard("EiV", Board(40), 0, 30), 50, part="train")
+    with pytest.raises(ValueError, match="method must be one of EiV, AIV, .* got 'BIV'"): TrainOnBoard("BIV", Board(40), 0, 30)
+    with pytest.raises(ValueError, match="part must be one of test, window; got 'train'"):
+        PredictOnBoard(TrainOnBoard("EiV", Board(40), 0, 30), 50, part="train")
+    with pytest.raises(ValueError, match="samples must be between 1"): TrainOnBoard("EiV", Board(40), 0, 0)
 
 
 def test_a_window_covers_the_board_row_by_row():
