@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 import numpy as np
 import pandas as pd
@@ -128,6 +128,7 @@ def rise_and_fall(
 @dataclass(frozen=True)
 class Zetas(Stage):
     "Noisy inputs x_T, and K draws from p(zeta | x_T) for each. Raises ValueError for unknown choices, or K or T out of range."
+    kind: ClassVar[str] = "Zetas"
     images: Images
     denoiser: TrainDenoiser
     T: int                    # index of the noise level
@@ -145,9 +146,6 @@ class Zetas(Stage):
         if self.calls is not None: within("calls", self.calls, 1, math.inf)
 
     @property
-    def data(self) -> tuple[str, ...]: return self.images.data
-
-    @property
     def sampler(self) -> Ancestral: return Ancestral(steps=self.calls and min(self.calls, self.T + 1))
 
     @property
@@ -159,7 +157,7 @@ class Zetas(Stage):
     def cost(self) -> float: return self.predicted * BACKBONES[self.denoiser.backbone][1] / 1000
 
     @property
-    def label(self) -> str: return f"Zetas-{self.images.name}-T{self.T}"
+    def label(self) -> str: return f"{self.kind}-{self.images.name}-T{self.T}"
 
     def build(self, folder: Path) -> dict:
         x0, y = self.images.load()
@@ -297,6 +295,7 @@ WITH_JUDGE = METHODS | by_name(Method("clean", clean, clean))
 @dataclass(frozen=True)
 class TrainClassifier(Stage):
     "A classifier by one of the methods. Its result: the weights, and the course of training. Raises ValueError for unknown choices."
+    kind: ClassVar[str] = "TrainClassifier"
     method: str              # a key of WITH_JUDGE
     zetas: Zetas | Images    # of the training pictures; the pictures alone for `clean`
     network: str             # a key of NETWORKS
@@ -314,9 +313,6 @@ class TrainClassifier(Stage):
         if self.K is not None: within("K", self.K, 1, self.zetas.K)
 
     @property
-    def data(self) -> tuple[str, ...]: return self.zetas.data
-
-    @property
     def shown(self) -> Method:
         "What it sees, in training and at test."
         return WITH_JUDGE[self.method]
@@ -327,7 +323,7 @@ class TrainClassifier(Stage):
         return self.epochs * self.zetas.images.count * seen * NETWORKS[self.network][1] / 1000
 
     @property
-    def label(self) -> str: return f"TrainClassifier-{self.shown.group}"
+    def label(self) -> str: return f"{self.kind}-{self.shown.group}"
 
     def model(self) -> DropoutClassifier:
         "A new network, from torch's random state."
@@ -406,6 +402,7 @@ AUGMENTATIONS: dict[str, Callable[[Tensor], Tensor]] = {"none": unchanged, "flip
 @dataclass(frozen=True)
 class Predict(Stage):
     "Probabilities of a trained classifier for noisy test pictures. Raises ValueError for unknown choices or K out of range."
+    kind: ClassVar[str] = "Predict"
     classifier: TrainClassifier
     zetas: Zetas             # of the test pictures
     draws: int               # of the dropout; 1: no dropout
@@ -416,9 +413,6 @@ class Predict(Stage):
         one_of("flips", self.flips, FLIPS)
         within("draws", self.draws, 1, math.inf)
         if self.K is not None: within("K", self.K, 1, self.zetas.K)
-
-    @property
-    def data(self) -> tuple[str, ...]: return self.zetas.data
 
     @property
     def cost(self) -> float:

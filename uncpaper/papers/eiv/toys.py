@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import pandas as pd
 import torch
@@ -121,6 +121,7 @@ def point_network(
 @dataclass(frozen=True)
 class TrainOnBoard(Stage):
     "A network trained by one method on labelled noisy points. Its result: the weights, and the course of training. Raises ValueError for an unknown method, or counts < 1."
+    kind: ClassVar[str] = "TrainOnBoard"
     method: str        # a key of METHODS
     board: Board
     seed: int          # of points, noise, draws, weights, batches and dropout
@@ -174,6 +175,7 @@ class PredictOnBoard(Stage):
     What a trained network predicts for noisy points: test points, the same for every method, or a window of the plane.
     Raises ValueError for another part, or counts < 1.
     """
+    kind: ClassVar[str] = "PredictOnBoard"
     classifier: TrainOnBoard
     count: int          # test points; or points along each side of the window
     K: int = 50         # draws of each clean point
