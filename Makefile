@@ -6,7 +6,7 @@
 # make export      package and README from the notebooks
 # make clean       remove what can be built again (finished runs stay; make distclean removes those too)
 
-PYTHON ?= $(shell command -v python3.11 || command -v python3)
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
 CORES  ?= 2
 BIN    := .venv/bin
 READY  := .venv/.ready

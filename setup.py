@@ -4,19 +4,23 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
+top = Path(__file__).parent
 config = ConfigParser(delimiters=["="], interpolation=None)
-config.read(Path(__file__).parent / "settings.ini", encoding="utf-8")
+config.read(top / "settings.ini", encoding="utf-8")
 settings = config["DEFAULT"]
+extras = {extra: settings[f"{extra}_requirements"].split() for extra in ("reproduce", "dev", "bench")}
 
 setup(
     name=settings["lib_name"],
     version=settings["version"],
     description=settings["description"],
     author=settings["author"],
+    url=settings["git_url"],
     license="MIT",
     python_requires=f">={settings['min_python']}",
+    classifiers=[f"Programming Language :: Python :: {version}" for version in settings["pythons"].split()],
     packages=find_packages(include=["uncpaper*"]),
     install_requires=settings["requirements"].split(),
-    extras_require={extra: settings[f"{extra}_requirements"].split() for extra in ("dev", "bench")},
+    extras_require={**extras, "dev": extras["reproduce"] + extras["dev"]},
     entry_points={"console_scripts": settings["console_scripts"].split()},
 )

@@ -17,7 +17,7 @@ FLOORS = {
     2: ["diffusion", "density", "ensembles", "losses", "metrics", "training", "plots", "reproduce.fingerprint", "reproduce.stages"],
     3: ["reproduce.claims", "reproduce.experiments", "reproduce.study", "reproduce.runs", "papers"],
     4: ["reproduce.batch", "reproduce.ledger", "reproduce.site", "widgets"],
-    5: ["reproduce.cli"],
+    5: ["reproduce.cli", "reproduce.start"],
 }
 
 PACKAGES = {"papers", "models", "reproduce"} # with nothing in them but modules

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SVG', 'PNG', 'Value', 'picture_of', 'media_type', 'data_uri', 'Flipbook']
 
-# %% ../nbs/library/20_widgets.ipynb #de2f78cf
+# %% ../nbs/library/20_widgets.ipynb #a6836047
 import base64
 import gzip
 import html
@@ -15,13 +15,15 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-import ipywidgets
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 from tqdm.auto import tqdm
+
+if TYPE_CHECKING: import ipywidgets # only the live face needs them
 
 # %% ../nbs/library/20_widgets.ipynb #58898fb4
 SVG, PNG = "svg+xml", "png" # as in image/svg+xml
@@ -54,7 +56,7 @@ def data_uri(picture: bytes) -> str:
     if media_type(picture) == PNG: return f"data:image/{PNG};base64,{base64.b64encode(picture).decode()}"
     return f"data:image/{SVG};charset=utf-8,{quote(picture, safe=' /:;,=()+-.*')}"
 
-# %% ../nbs/library/20_widgets.ipynb #25a3d32e
+# %% ../nbs/library/20_widgets.ipynb #7093f995
 Value = float | str
 
 def _spelled(value: Value) -> str: return value if isinstance(value, str) else f"{value:g}"
@@ -73,8 +75,9 @@ def _html_control(name: str, values: Sequence[Value]) -> str:
     slider = f'<input type="range" {shared} min="0" max="{len(values) - 1}" value="0" aria-valuetext="{words[0]}"><output>{words[0]}</output>'
     return f'<label>{html.escape(_label(name))} {slider if _is_slider(values) else f"<select {shared}>{options}</select>"}</label>'
 
-def _live_control(name: str, values: Sequence[Value]) -> ipywidgets.Widget:
+def _live_control(name: str, values: Sequence[Value]) -> "ipywidgets.Widget":
     "The same for JupyterLab; its value is one of `values`."
+    import ipywidgets
     kind = ipywidgets.SelectionSlider if _is_slider(values) else ipywidgets.Dropdown
     return kind(options=[(_spelled(v), v) for v in values], description=_label(name), style={"description_width": "initial"})
 
@@ -129,7 +132,7 @@ def _packed(
     "A list of addresses as JSON, compressed; the same bytes for the same list."
     return base64.b64encode(gzip.compress(json.dumps(addresses).encode(), mtime=0)).decode()
 
-# %% ../nbs/library/20_widgets.ipynb #951ad147
+# %% ../nbs/library/20_widgets.ipynb #66783587
 def _check_axes(axes: Mapping[str, Sequence[Value]]) -> None:
     "Raises ValueError unless there is an axis, and each has values that are all different."
     if not axes: raise ValueError("axes must name at least one axis, got none")
@@ -195,8 +198,9 @@ class Flipbook:
                 f'<img src="{addresses[0]}" alt="{caption}" data-caption="{caption}">\n<figcaption>{caption}</figcaption>\n'
                 f'<script type="text/plain" class="pictures">{_packed(addresses)}</script>\n<script>{_SCRIPT}</script>\n</figure>')
 
-    def live(self) -> ipywidgets.VBox:
-        "The face for JupyterLab: the same controls and pictures, with Python behind them."
+    def live(self) -> "ipywidgets.VBox":
+        "The face for JupyterLab: the same controls and pictures, with Python behind them. Needs ipywidgets."
+        import ipywidgets
         controls = {name: _live_control(name, values) for name, values in self.axes.items()}
         image = ipywidgets.Image(format=media_type(next(iter(self.pictures.values()))), layout={"width": "100%", "max_width": "44rem"})
         def show(change=None): image.value = self.picture(**{name: c.value for name, c in controls.items()})
@@ -205,9 +209,10 @@ class Flipbook:
         bar = ipywidgets.HBox([*self._player(controls), *controls.values()], layout={"flex_flow": "row wrap"})
         return ipywidgets.VBox([bar, image, ipywidgets.HTML(html.escape(self.caption))])
 
-    def _player(self, controls: Mapping[str, ipywidgets.Widget]) -> list[ipywidgets.Play]:
+    def _player(self, controls: Mapping[str, "ipywidgets.Widget"]) -> list["ipywidgets.Play"]:
         "A button that runs along one axis, or none."
         if self.play is None: return []
+        import ipywidgets
         player = ipywidgets.Play(min=0, max=len(self.axes[self.play]) - 1, interval=700)
         ipywidgets.link((player, "value"), (controls[self.play], "index"))
         return [player]
