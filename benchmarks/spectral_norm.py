@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from uncpaper.models.spectral import SpectralConv2d, used_weight, warm_up
+from uncpaper.models.spectral import SpectralConv2d, used_weight, settle
 
 SHAPES = {"28 x 28, 16 channels, batch 128": (128, 16, 28), "32 x 32, 64 channels, batch 16": (16, 64, 32), "32 x 32, 160 channels (WRN), batch 8": (8, 160, 32)}  # (batch, channels, size)
 SECONDS_A_TURN, TURNS = 0.02, 150
@@ -31,7 +31,7 @@ def pair(channels: int, size: int) -> tuple[SpectralConv2d, nn.Conv2d]:
     torch.manual_seed(0)
     normalised = SpectralConv2d(channels, channels, 3, size, padding=1, coefficient=0.5)
     plain = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
-    warm_up(normalised)
+    settle(normalised)
     plain.weight.data.copy_(used_weight(normalised).detach())
     return normalised, plain
 

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from uncpaper.models.spectral import (Operator, SpectralConv2d, SpectralLinear, bounded, input_sizes, operator_norm, power_iteration, spectral_layers,
-                                      spectrally_normalise, used_weight, warm_up)
+                                      spectrally_normalise, used_weight, settle)
 from uncpaper.training import load_checkpoint, predict, save_checkpoint
 
 
@@ -108,22 +108,22 @@ def test_o5_reshaped_matrix_alone_is_no_bound_but_the_kernels_width_times_it_is(
 @pytest.mark.parametrize("stride, size, kernel", [(1, 8, 3), (2, 8, 3), (2, 7, 3), (2, 9, 5), (1, 6, 1), (2, 7, 1)])
 def test_o5_bound_holds_after_500_iterations(stride, size, kernel):
     for seed in range(3):
-        layer = warm_up(drawn(5, 6, kernel, size, std=1.0, seed=seed, stride=stride, padding=kernel // 2, coefficient=1.5), 500)
+        layer = settle(drawn(5, 6, kernel, size, std=1.0, seed=seed, stride=stride, padding=kernel // 2, coefficient=1.5), 500)
         norm = dense_norm(used_weight(layer), (size, size), stride, kernel // 2)
         assert 1.5 * (1 - 2e-5) <= norm <= 1.5 * (1 + 1e-3)
         assert layer.sigma.item() <= dense_norm(layer.weight, (size, size), stride, kernel // 2) * (1 + 1e-6)
 
 
 def test_o5_few_iterations_leave_the_norm_above_the_bound():
-    norms = [dense_norm(used_weight(warm_up(drawn(8, 8, 3, 8, std=0.3, padding=1), n)), (8, 8), 1, 1) for n in (1, 10, 500)]
+    norms = [dense_norm(used_weight(settle(drawn(8, 8, 3, 8, std=0.3, padding=1), n)), (8, 8), 1, 1) for n in (1, 10, 500)]
     assert norms[0] > 3.1 and norms[0] > norms[1] > norms[2] * 0.9999
 
 
 def test_o5_a_small_norm_leaves_the_weight_alone():
-    layer = warm_up(drawn(3, 4, 3, 8, std=0.05, padding=1), 100).eval()
+    layer = settle(drawn(3, 4, 3, 8, std=0.05, padding=1), 100).eval()
     assert layer.normalised_weight().allclose(layer.weight, rtol=1.1e-5, atol=0) and layer.sigma < 3
-    one = warm_up(drawn(3, 4, 1, 8, std=0.05), 100).eval() # no margin for matrices
-    linear = warm_up(SpectralLinear(3, 4, coefficient=100.0), 100).eval()
+    one = settle(drawn(3, 4, 1, 8, std=0.05), 100).eval() # no margin for matrices
+    linear = settle(SpectralLinear(3, 4, coefficient=100.0), 100).eval()
     assert one.normalised_weight().equal(one.weight) and linear.normalised_weight().equal(linear.weight)
 
 
@@ -132,7 +132,7 @@ def test_odd_sizes_and_stride_two_through_a_network():
     plain = nn.Sequential(nn.Conv2d(1, 4, 3, 2, 1), nn.Conv2d(4, 4, 3, 2, 1, bias=False), nn.Conv2d(4, 4, 1, 2, bias=False), nn.Flatten(), nn.Linear(64, 2))
     sizes = {"0": (28, 28), "1": (14, 14), "2": (7, 7)}
     assert input_sizes(plain, (1, 28, 28)) == sizes
-    model = warm_up(spectrally_normalise(plain, 0.1, (1, 28, 28)), 300).eval()
+    model = settle(spectrally_normalise(plain, 0.1, (1, 28, 28)), 300).eval()
     for name, layer in spectral_layers(model): assert dense_norm(used_weight(layer), sizes[name], layer.stride, layer.padding) == pytest.approx(0.1, rel=1e-3)
     assert model(torch.zeros(2, 1, 28, 28)).shape == (2, 2)
 
@@ -143,7 +143,7 @@ def test_odd_sizes_and_stride_two_through_a_network():
 @pytest.mark.parametrize("make", [lambda c: drawn(2, 3, 3, (5, 4), stride=2, padding=1, coefficient=c), lambda c: drawn(2, 3, 1, 3, stride=2, coefficient=c), lambda c: SpectralLinear(4, 3, coefficient=c)])
 def test_gradient_flows_through_sigma(make, coefficient):
     torch.manual_seed(0)
-    layer = warm_up(make(coefficient).double(), 5).eval() # u and v rest in evaluation
+    layer = settle(make(coefficient).double(), 5).eval() # u and v rest in evaluation
     x = torch.randn((2, 4) if layer.size is None else (2, 2, *layer.size), dtype=torch.float64, requires_grad=True)
     weight = layer.weight.detach().clone().requires_grad_()
     assert torch.autograd.gradcheck(lambda w, x: torch.func.functional_call(layer, {"weight": w}, x), (weight, x))
@@ -152,7 +152,7 @@ def test_gradient_flows_through_sigma(make, coefficient):
 def test_gradient_in_closed_form():
     "W / (sigma / c) with sigma = u' W v has the gradient c (G - <G, W> u v' / sigma) / sigma, where G is the used weight's."
     torch.manual_seed(0)
-    layer = warm_up(SpectralLinear(4, 3, coefficient=0.2).double(), 3).eval()
+    layer = settle(SpectralLinear(4, 3, coefficient=0.2).double(), 3).eval()
     g = torch.randn(3, 4, dtype=torch.float64)
     (layer.normalised_weight() * g).sum().backward()
     w, sigma = layer.weight.detach(), layer.sigma
@@ -193,7 +193,7 @@ def test_training_turns_u_and_v_and_evaluation_does_not(iterations):
 # the weight that is kept in evaluation
 
 def settled(**settings):
-    return warm_up(drawn(2, 3, 3, 5, padding=1, coefficient=0.5, **settings), 20).eval()
+    return settle(drawn(2, 3, 3, 5, padding=1, coefficient=0.5, **settings), 20).eval()
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
@@ -221,7 +221,7 @@ def trained(layer):
     layer.eval()
 def tightened(layer): layer.coefficient = 0.1
 def redrawn(layer): nn.init.normal_(layer.weight)
-def turned(layer): warm_up(layer, 3)
+def turned(layer): settle(layer, 3)
 
 
 @pytest.mark.parametrize("change", [loaded, replaced, assigned, stepped, trained, tightened, redrawn, turned, lambda layer: layer.double().float()])
@@ -246,7 +246,7 @@ def test_kept_weight_is_dropped_on_another_device_and_in_another_precision():
 @pytest.mark.parametrize("width", [2, 64])
 def test_kept_weight_is_not_taken_for_another_at_the_same_address(width):
     torch.manual_seed(0)
-    layer, x = warm_up(SpectralLinear(width, width, bias=False, coefficient=1000.0)).eval(), torch.randn(1, width)
+    layer, x = settle(SpectralLinear(width, width, bias=False, coefficient=1000.0)).eval(), torch.randn(1, width)
     with torch.no_grad():
         for factor in range(1, 30):
             output = torch.func.functional_call(layer, {"weight": torch.full((width, width), float(factor))}, x)
@@ -354,7 +354,7 @@ def test_with_a_high_bound_a_network_is_what_it_was():
 
 
 def test_a_layer_already_bounded_is_measured_as_used():
-    layer = warm_up(drawn(3, 4, 3, 6, std=1.0, padding=1, coefficient=2.0), 500)
+    layer = settle(drawn(3, 4, 3, 6, std=1.0, padding=1, coefficient=2.0), 500)
     assert operator_norm(layer, (6, 6)) == pytest.approx(2, rel=1e-3)
     assert operator_norm(layer.double(), (6, 6)) == pytest.approx(2, rel=1e-3)
     linear = nn.Linear(6, 4).double()

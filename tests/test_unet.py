@@ -1,4 +1,4 @@
-"The U-Net: published parameter counts, attention against its formula, symmetries, peers in double precision, gradients; the running average of weights in closed form and through a checkpoint."
+"The U-Net: published parameter counts, attention against its formula, symmetries, peers in double precision, gradients; and a training that is killed."
 
 import math
 
@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from uncpaper.models.unet import (Attention, Averaged, Residual, ResidualMLP, Upsample, UNet, check_heights, group_count, initialised, time_embedding)
-from uncpaper.training import Minibatches, copied, fit
+from uncpaper.models.unet import (Attention, Residual, ResidualMLP, Upsample, UNet, check_heights, group_count, initialised, time_embedding)
+from uncpaper.training import Averaged, Minibatches, copied, fit
 
 SMALL = dict(channels=1, size=8, width=16, multipliers=(1, 2), blocks=1, attention=(4,), dropout=0.0)
 
@@ -276,47 +276,6 @@ def test_perceptron_counts_and_shapes():
     torch.testing.assert_close(model.double()(x.double(), t.double()).float(), model.float()(x, t), rtol=1e-3, atol=1e-3)
     model(x, t).square().mean().backward()
     assert all(p.grad.abs().sum() > 0 for p in model.parameters())
-
-
-# the average
-
-@given(decay=st.sampled_from([0.0, 0.3, 0.9, 0.9999]), values=st.lists(st.floats(-3, 3), min_size=1, max_size=12))
-@settings(max_examples=30, deadline=None)
-def test_average_follows_its_recursion(decay, values):
-    model = Averaged(nn.Linear(1, 1, bias=False).double(), decay)
-    expected = model.raw.weight.item()
-    for n, value in enumerate(values, 1):
-        nn.init.constant_(model.raw.weight, value)
-        model.update()
-        d = min(decay, (1 + n) / (10 + n))
-        expected = d * expected + (1 - d) * value
-    assert model.ema.weight.item() == pytest.approx(expected, abs=1e-12)
-    assert model.updates.item() == len(values)
-
-
-def test_warm_up_ends_where_the_decay_is_reached():
-    model = Averaged(nn.Linear(1, 1, bias=False).double(), 0.9)
-    left, expected = [], 1.0
-    nn.init.zeros_(model.raw.weight); nn.init.ones_(model.ema.weight)
-    for n in range(1, 101):
-        model.update()
-        left.append(model.ema.weight.item())
-    for n in range(1, 81): assert left[n - 1] == pytest.approx(math.factorial(n + 1) * math.factorial(10) / math.factorial(n + 10), rel=1e-10)   # (1 + 80)/(10 + 80) = 0.9
-    assert left[99] == pytest.approx(left[79] * 0.9**20, rel=1e-10)
-
-
-def test_average_takes_buffers_as_they_are_and_is_never_trained():
-    model = Averaged(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)), 0.5)
-    model.train()(torch.randn(16, 2))
-    model.update()
-    assert torch.equal(model.ema[1].running_var, model.raw[1].running_var) and model.ema[1].num_batches_tracked == 1
-    assert not any(p.requires_grad for p in model.ema.parameters()) and all(p.requires_grad for p in model.raw.parameters())
-    assert model.raw[0].weight.data_ptr() != model.ema[0].weight.data_ptr()
-
-
-@pytest.mark.parametrize("decay", [-0.1, 1.0, 2.0, math.nan])
-def test_bad_decay(decay):
-    with pytest.raises(ValueError, match="decay must be at least 0 and less than 1, got"): Averaged(nn.Linear(1, 1), decay)
 
 
 class Killed(Exception):
