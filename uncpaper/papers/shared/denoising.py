@@ -24,11 +24,11 @@ from ...data import Split
 from ...diffusion import TARGETS, DDIM, Ancestral, Denoiser, DPMSolver2M, Guided, NetworkDenoiser, Posterior
 from ...diffusion import last, rollout, sample
 from ...losses import diffusion_loss
-from ...models.unet import Averaged, ResidualMLP, UNet
+from ...models.unet import ResidualMLP, UNet
 from ...numerics import generator
 from ...reproduce.stages import Stage
 from ...schedules import SCHEDULES, Schedule
-from ...training import Minibatches, device, fit
+from ...training import Averaged, Minibatches, device, fit
 
 # %% ../../../nbs/papers/shared/denoising.ipynb #9815f8a9
 class Source(Protocol):
