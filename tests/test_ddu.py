@@ -222,7 +222,8 @@ def test_dirty_digits_come_in_runs_that_no_split_cuts(made):
     x, y = both.load(8)
     assert len(x) == both.count == 100 + 400
     runs = x[100:].view(40, 10, -1)
-    assert torch.equal(runs, runs[:, :1].expand_as(runs)) and torch.equal(y[100:].view(40, 10), made.result()["train"]["labels"])
+    assert torch.equal(runs, runs[:, :1].expand_as(runs))
+    assert torch.equal(y[100:].view(40, 10), made.result()["train"]["labels"])
     problem = ddu.Task(both, ddu.Pictures("digits", "test", 50), 8).load(seed=1)
     kept, validation = ({tuple(row.tolist()) for row in x.flatten(1)} for x in (problem.x, problem.validation.x))
     assert not kept & validation
@@ -230,7 +231,8 @@ def test_dirty_digits_come_in_runs_that_no_split_cuts(made):
 
 def test_the_published_files_take_the_place_of_the_remade_ones(tmp_path, monkeypatch):
     seen = ambiguous.dirty_task("mnist", 100, 50, "published")
-    assert seen.data == ("mnist", "ambiguous-mnist") and seen.train.count == 100 + 60_000
+    stage = ddu.Train(seen, ddu.Network("lenet"), 0, 1)
+    assert stage.data == ("mnist", "ambiguous-mnist") and seen.train.count == 100 + 60_000
     from uncpaper.data import DataMissing
     monkeypatch.setenv("UNCPAPER_DATA", str(tmp_path))
     with pytest.raises(DataMissing, match="ambiguous-mnist: no amnist"): seen.load(0)

@@ -249,7 +249,7 @@ def write_json(path: str | Path, value: object) -> Path:
     part.write_text(text + "\n")
     return part.replace(path)
 
-# %% ../../nbs/originals/ddu_files.ipynb #b6c8eed7
+# %% ../../nbs/originals/ddu_files.ipynb #de266ebd
 SETS = { # the original's name, or ours, of a data set -> the problem that its networks learn
     "cifar10": learn("cifar-10", 50_000, 10_000), "cifar100": learn("cifar-100", 50_000, 10_000),
     "svhn": Task(Pictures("svhn", "train", 73_257), Pictures("svhn", "test", 26_032), 32, 10, 3, COLOURED),
@@ -279,7 +279,7 @@ def provenance(runs: list[list[Checkpoint]], members: list[list[dict]], task: Ta
     y = task.train.load(task.size).y
     return {
         "versions": {"python": platform.python_version(), **{p: version(p) for p in ("uncpaper", "torch", "numpy")}}, "seconds": seconds,
-        "data": {name: digest(name) for name in dict.fromkeys((*task.data, *other.data))},
+        "data": {name: digest(name) for source in (task.train, task.test, other) for name in source.data},
         "networks": [[{"checkpoint": c.path.name, "sha256": sha256(c.path), "seed": c.seed, "validation_sha256": split_digest(y, c.seed), **m["fit"]}
                       for c, m in zip(*row)] for row in zip(runs, members)],
     }

@@ -34,7 +34,7 @@ from ...plots import mean_interval
 from ...reproduce.stages import Stage
 from ...training import Minibatches, device, fit
 
-# %% ../../../nbs/papers/ddu/index.ipynb #2ac3c731
+# %% ../../../nbs/papers/ddu/index.ipynb #a3b25178
 class Look(NamedTuple):
     "How a data set's pictures are normalised."
     mean: tuple[float, ...] # of each channel, of pixels in [0, 1]
@@ -82,7 +82,6 @@ class Pictures:
 
 class Source(Protocol):
     "What pictures come from: a data set, or a stage that makes them."
-    data: tuple[str, ...]
     def load(self, size: int) -> Split: ...
 
 # %% ../../../nbs/papers/ddu/index.ipynb #d418f665
@@ -96,7 +95,7 @@ def split_apart(
     train, validation = published_split(len(runs), seed)
     return runs[train].flatten(), runs[validation].flatten()
 
-# %% ../../../nbs/papers/ddu/index.ipynb #0fafe676
+# %% ../../../nbs/papers/ddu/index.ipynb #1c4a21a5
 class Problem(NamedTuple):
     "A classification problem, normalised."
     x: Tensor               # training pictures, (n, channel, size, size)
@@ -113,9 +112,6 @@ class Task:
     classes: int = 10
     channels: int = 1
     look: Look = GREY
-
-    @property
-    def data(self) -> tuple[str, ...]: return tuple(dict.fromkeys((*self.train.data, *self.test.data)))
 
     def load(self, seed: int) -> Problem:
         "The problem as the network with this seed sees it."
@@ -276,7 +272,7 @@ def quality(model: classifiers.Classifier, split: Split) -> dict[str, float]: # 
     accuracy = (logits.argmax(1) == split.y).double().mean().item()
     return {"accuracy": accuracy, "nll": F.cross_entropy(logits.double(), split.y).item()}
 
-# %% ../../../nbs/papers/ddu/index.ipynb #e1458d63
+# %% ../../../nbs/papers/ddu/index.ipynb #6b92efb4
 @dataclass(frozen=True)
 class Train(Stage):
     "A classifier. Its result: the weights, and the validation's course."
@@ -289,9 +285,6 @@ class Train(Stage):
     augment: bool = False   # random crops and mirrored pictures
 
     kind: ClassVar[str] = "Train"
-
-    @property
-    def data(self) -> tuple[str, ...]: return self.task.data
 
     @property
     def cost(self) -> float:
@@ -351,7 +344,7 @@ def jitter_report(density: GaussianDiscriminant) -> dict[str, float | int]:
     return {"jitter": j.value, "relative_jitter": j.relative, "rank": j.rank,
             "features": density.means.shape[1], "smallest_class": j.smallest_count}
 
-# %% ../../../nbs/papers/ddu/index.ipynb #bfe8de51
+# %% ../../../nbs/papers/ddu/index.ipynb #1294991d
 @dataclass(frozen=True)
 class Score(Stage):
     "What a trained network says of its validation and test pictures and of others, and the density of its features."
@@ -359,10 +352,6 @@ class Score(Stage):
     others: tuple[tuple[str, Source], ...] = () # (name, pictures)
 
     kind: ClassVar[str] = "Score"
-
-    @property
-    def data(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys((*self.trained.data, *(name for _, source in self.others for name in source.data))))
 
     @property
     def cost(self) -> float: return 1.0 + self.trained.cost / (3 * self.trained.epochs)

@@ -53,7 +53,7 @@ def judges_entropy(
     "Entropy of the mean prediction of the judges of a set of ambiguous pictures."
     return predictive_entropy(judgement(made.judges, x))
 
-# %% ../../../nbs/papers/ddu/acquisition.ipynb #f3c3e614
+# %% ../../../nbs/papers/ddu/acquisition.ipynb #e6aaf360
 @dataclass(frozen=True)
 class Pool:
     "Clean pictures, and ambiguous ones if any, that wait for a label. Raises ValueError for more than there are."
@@ -65,9 +65,6 @@ class Pool:
     def __post_init__(self):
         within("drawn", self.drawn, 1, self.clean.count)
         within("unique", self.unique, 0, self.ambiguous.count // self.ambiguous.copies if self.ambiguous else 0)
-
-    @property
-    def data(self) -> tuple[str, ...]: return self.clean.data
 
     @property
     def count(self) -> int:
@@ -334,7 +331,7 @@ def acquired_table(
     columns = {name: getattr(candidates, name)[index].numpy() for name in ("y", "ambiguous", "entropy")}
     return pd.DataFrame({"iteration": iteration, "index": index.numpy(), **columns})
 
-# %% ../../../nbs/papers/ddu/acquisition.ipynb #c2e919c5
+# %% ../../../nbs/papers/ddu/acquisition.ipynb #d0b23f55
 @dataclass(frozen=True)
 class Acquire(Stage):
     "Active learning with one method and one seed. Its result: the history by number of labels, and what was acquired."
@@ -358,9 +355,6 @@ class Acquire(Stage):
             raise ValueError(f"initial must be a multiple of 10, and two of each class at least, got {self.initial}")
         if self.batch < 1: raise ValueError(f"batch must be at least 1, got {self.batch}")
         within("until", self.until, self.initial, self.pool.count)
-
-    @property
-    def data(self) -> tuple[str, ...]: return tuple(dict.fromkeys((*self.pool.data, *self.test.data)))
 
     @property
     def sizes(self) -> tuple[int, ...]:

@@ -27,7 +27,7 @@ from . import GREY, Network, Pictures, Score, Source, Task, Train, outputs, pict
 from ...reproduce.stages import Stage
 from ...training import Minibatches, fit
 
-# %% ../../../nbs/papers/ddu/ambiguous-mnist.ipynb #a36e4e46
+# %% ../../../nbs/papers/ddu/ambiguous-mnist.ipynb #90e92105
 @dataclass(frozen=True)
 class Autoencoder(Stage):
     "A variational autoencoder of one set of pictures. Its result: the weights and the course of the loss."
@@ -39,9 +39,6 @@ class Autoencoder(Stage):
     seed: int = 0
 
     kind: ClassVar[str] = "Autoencoder"
-
-    @property
-    def data(self) -> tuple[str, ...]: return self.pictures.data
 
     @property
     def cost(self) -> float: return self.epochs * self.pictures.count * self.size**2 * 5e-8
@@ -149,7 +146,7 @@ def judgement(
     def said(part: Tensor) -> Tensor: return torch.stack([outputs(m, part, len(part))["logits"] for m in models])
     return torch.cat([said(normalise(part, *GREY)) for part in x.split(10_000)], dim=1)
 
-# %% ../../../nbs/papers/ddu/ambiguous-mnist.ipynb #a7e338c4
+# %% ../../../nbs/papers/ddu/ambiguous-mnist.ipynb #8bf0ccd4
 @dataclass(frozen=True)
 class Ambiguous(Stage):
     "Ambiguous pictures. Its result: train and test, each with x, and the judges' probabilities, labels and entropy."
@@ -163,9 +160,6 @@ class Ambiguous(Stage):
     seed: int = 0
 
     kind: ClassVar[str] = "Ambiguous"
-
-    @property
-    def data(self) -> tuple[str, ...]: return self.autoencoder.data
 
     @property
     def cost(self) -> float: return 6 * self.cliques * self.each * len(self.judges) * self.autoencoder.size**2 * 2e-7
@@ -230,16 +224,13 @@ def noisy(
     "Pictures with Gaussian noise, still in [0, 1]."
     return (x + std * torch.randn(x.shape, generator=random)).clamp(0, 1)
 
-# %% ../../../nbs/papers/ddu/ambiguous-mnist.ipynb #f1b15575
+# %% ../../../nbs/papers/ddu/ambiguous-mnist.ipynb #645c42f2
 @dataclass(frozen=True)
 class AmbiguousPictures:
     "One part of a set of ambiguous pictures, each as often as it has labels."
     made: Ambiguous
     part: str                 # "train" or "test"
     noise: float = 0.05       # standard deviation, of pixels in [0, 1]
-
-    @property
-    def data(self) -> tuple[str, ...]: return ()
 
     @property
     def copies(self) -> int:
@@ -272,15 +263,12 @@ class PublishedAmbiguous:
         x, y = pictures("ambiguous-mnist", self.part, size)
         return Split(noisy(x, self.noise, generator(0, "copies", self.part)), y)
 
-# %% ../../../nbs/papers/ddu/ambiguous-mnist.ipynb #de70c5fd
+# %% ../../../nbs/papers/ddu/ambiguous-mnist.ipynb #dc9892bb
 @dataclass(frozen=True)
 class Dirty:
     "Clean and ambiguous pictures together, the clean ones first."
     clean: Pictures
     ambiguous: AmbiguousPictures | PublishedAmbiguous
-
-    @property
-    def data(self) -> tuple[str, ...]: return (*self.clean.data, *self.ambiguous.data)
 
     @property
     def copies(self) -> int:

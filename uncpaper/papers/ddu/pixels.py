@@ -331,7 +331,7 @@ def lowered(optimizer: torch.optim.Optimizer, factor: float) -> float:
     for group in optimizer.param_groups: group["lr"] *= factor
     return optimizer.param_groups[0]["lr"]
 
-# %% ../../../nbs/papers/ddu/pixels.ipynb #462dd3f0
+# %% ../../../nbs/papers/ddu/pixels.ipynb #87598b57
 @dataclass(frozen=True)
 class Member(Stage):
     "One trained network; member 0 of a seed also serves softmax, dropout and DDU."
@@ -348,7 +348,6 @@ class Member(Stage):
     every: ClassVar[int] = 20 # steps between two lowerings
 
     kind: ClassVar[str] = "Member"
-    data: ClassVar[tuple[str, ...]] = ("mnist",)
 
     @property
     def cost(self) -> float: return 1 + 7e-9 * self.steps * self.batch * self.scenes.side**2 * self.width**2
@@ -407,7 +406,7 @@ def first_maps(
     found = {name: u[:n].float() for name, _, u in by_name(maps)}
     return {"scene": scenes.x[:n, 0], "correct": maps["softmax"][0][:n] == scenes.y[:n], **found}
 
-# %% ../../../nbs/papers/ddu/pixels.ipynb #14f53914
+# %% ../../../nbs/papers/ddu/pixels.ipynb #f1f838c8
 @dataclass(frozen=True)
 class Segmentation(Stage):
     "All methods on the test scenes of one seed. Its result: curves, a summary, and maps of the first scenes."
@@ -417,7 +416,6 @@ class Segmentation(Stage):
     shown: int = 3       # scenes of each set whose maps are kept
 
     kind: ClassVar[str] = "Segmentation"
-    data: ClassVar[tuple[str, ...]] = ("mnist", "fashion-mnist")
 
     @property
     def seed(self) -> int:
@@ -448,7 +446,7 @@ class Segmentation(Stage):
         shown = {f"maps_{name}": first_maps(t, maps[name], self.shown) for name, t in tests.items()}
         return {"curves": curves, "summary": summary, **shown}
 
-# %% ../../../nbs/papers/ddu/pixels.ipynb #23cb1a1d
+# %% ../../../nbs/papers/ddu/pixels.ipynb #701113d4
 @dataclass(frozen=True)
 class Timing(Stage):
     "Seconds per picture of every method, on one thread."
@@ -459,7 +457,6 @@ class Timing(Stage):
 
     kind: ClassVar[str] = "Timing"
     timed: ClassVar[bool] = True
-    data: ClassVar[tuple[str, ...]] = ("mnist",)
 
     @property
     def cost(self) -> float:
