@@ -83,7 +83,7 @@ def run(
     chosen = chosen_experiments(what, all)
     runs = [run_of(e, profile, **settings(parameter)) for e in chosen if profile in e.profiles or not all]
     for name in sorted({n for s in in_order(runs) for n in s.data}): data.verified(name)
-    failed = batch.execute(runs, cores, context.args)
+    failed = batch.build_all(runs, cores, context.args)
     if what: show(ledgers.text_table(row for r in runs if r.done() for row in run_rows(r)), "what they say")
     if failed: raise typer.Exit(1)
 
