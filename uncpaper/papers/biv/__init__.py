@@ -301,10 +301,11 @@ def summary(
     mse = history.test_mse.fillna(DIVERGED).clip(upper=DIVERGED)
     return {"min": float(mse.min()), "min_step": int(history.step[mse.argmin()]), "end": float(mse.iloc[-1])}
 
-# %% ../../../nbs/papers/biv/index.ipynb #02b395ed
+# %% ../../../nbs/papers/biv/index.ipynb #319c2ccf
 @dataclass(frozen=True)
 class Train(Stage):
     "A regression network trained on noisy labels and tested on clean ones while it trains."
+    kind: ClassVar[str] = "Train"
     task: RegressionSet
     loss: Loss
     variance: Variance | None # P, in the label's unit squared
@@ -314,11 +315,6 @@ class Train(Stage):
     optimiser: Adam | SGD = Adam()
     disturbance: float = 0.0
     every: int = 20           # steps between two tests
-
-    @property
-    def data(self) -> tuple[str, ...]:
-        "What the task loads."
-        return self.task.data
 
     @property
     def cost(self) -> float:
