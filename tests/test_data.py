@@ -170,7 +170,7 @@ def test_digest_is_of_the_files_now(wine):
 
 def test_digest_reads_a_settled_file_once(monkeypatch):
     data.digest("wine-red")
-    monkeypatch.setattr(data, "time_ns", lambda: 2**62)
+    monkeypatch.setattr(data.archives, "time_ns", lambda: 2**62)
     data.digest("wine-red")
     monkeypatch.setattr(hashlib, "file_digest", lambda *_: pytest.fail("read again"))
     data.digest("wine-red")
@@ -196,7 +196,7 @@ def test_loading_collects_names():
     with data.loading() as outer:
         data.load("wine-red", "all")
         with data.loading() as inner: data.load("digits", "all")
-        pytest.raises(ValueError, data.load, "digits", "train")
+        pytest.raises(ValueError, data.load, "digits", "validation")
     data.load("bike-sharing", "all")
     assert (outer, inner) == ({"wine-red", "digits"}, {"digits"})
 

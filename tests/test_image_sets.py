@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy.io import savemat
 
-from uncpaper import data
+from uncpaper import data, pictures
 
 DATA = data.roots()[-1]
 BROUGHT = ["ambiguous-mnist", "cifar-10", "cifar-100", "imagenet", "imagenet-100", "imagenet-o", "imagenet-o-64", "svhn", "tiny-imagenet"]
@@ -75,7 +75,7 @@ def test_a_set_made_again_differs_by_rounding_at_most(name, tmp_path):
 
 def test_the_script_s_averaging_is_ours():
     module, x = remake(), data.load("mnist", "test").x[:3]
-    for size in (5, 8, 14, 27): assert np.rint(module.shrunk(x[1, 0].numpy().astype(float), size, size)) == pytest.approx(data.resize(x, size)[1, 0].numpy(), abs=1)
+    for size in (5, 8, 14, 27): assert np.rint(module.shrunk(x[1, 0].numpy().astype(float), size, size)) == pytest.approx(pictures.smaller(x, size)[1, 0].numpy(), abs=1)
 
 
 # ---- scaling and splits -----------------------------------------------------------------------------------------
@@ -83,11 +83,11 @@ def test_the_script_s_averaging_is_ours():
 def test_normalise():
     x = torch.tensor([0, 128, 255], dtype=torch.uint8).view(3, 1, 1, 1)
     expected = (torch.tensor([0, 128 / 255, 1]) - 0.1307) / 0.3081
-    assert torch.allclose(data.normalise(x, data.MNIST_MEAN, data.MNIST_STD).flatten(), expected)
-    assert torch.allclose(data.normalise(x.float() / 255, data.MNIST_MEAN, data.MNIST_STD).flatten(), expected)
-    colours = data.normalise(torch.ones(2, 3, 4, 5), data.CIFAR_MEAN, data.CIFAR_STD)
+    assert torch.allclose(pictures.GREY.apply(x).flatten(), expected)
+    assert torch.allclose(pictures.GREY.apply(x.float() / 255).flatten(), expected)
+    colours = pictures.COLOURED.apply(torch.ones(2, 3, 4, 5))
     assert colours.shape == (2, 3, 4, 5) and colours[0, :, 0, 0].tolist() == pytest.approx([0.5086 / 0.2023, 0.5178 / 0.1994, 0.5535 / 0.2010])
-    with pytest.raises(ValueError, match="mean and std must have 1 values, one a channel, got 3 and 1"): data.normalise(x, data.CIFAR_MEAN, data.MNIST_STD)
+    with pytest.raises(ValueError, match="mean and std must have 1 values, one a channel, got 3 and 1"): pictures.Normalisation(pictures.COLOURED.mean, pictures.GREY.std).apply(x)
 
 
 @pytest.mark.parametrize("n, seed, share", [(50_000, 1, 0.1), (120_000, 25, 0.1), (7, 0, 0.5), (10, 3, 0.0), (10, 3, 1.0)])
@@ -114,7 +114,7 @@ def test_published_split_refuses_other_shares():
 def test_resize_keeps_brightness_and_range(height, width, seed, draw):
     size = draw.draw(st.integers(1, min(height, width)))
     x = torch.randint(0, 256, (2, 3, height, width), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
-    small = data.resize(x, size)
+    small = pictures.smaller(x, size)
     assert small.shape == (2, 3, size, size) and small.dtype == torch.uint8
     assert (small.double().mean((2, 3)) - x.double().mean((2, 3))).abs().max() <= 0.5
     assert (small.amax((2, 3)) <= x.amax((2, 3))).all() and (small.amin((2, 3)) >= x.amin((2, 3))).all()
@@ -122,13 +122,13 @@ def test_resize_keeps_brightness_and_range(height, width, seed, draw):
 
 def test_resize_against_peers():
     x = torch.randint(0, 256, (3, 3, 64, 64), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    for size in (32, 16, 8): assert (data.resize(x, size) - F.avg_pool2d(x.double(), 64 // size)).abs().max() <= 0.5
-    assert (data.resize(x, 32) - F.interpolate(x.double(), size=32, mode="bilinear", align_corners=False)).abs().max() <= 0.5
-    assert data.resize(x, 64).equal(x)
+    for size in (32, 16, 8): assert (pictures.smaller(x, size) - F.avg_pool2d(x.double(), 64 // size)).abs().max() <= 0.5
+    assert (pictures.smaller(x, 32) - F.interpolate(x.double(), size=32, mode="bilinear", align_corners=False)).abs().max() <= 0.5
+    assert pictures.smaller(x, 64).equal(x)
     fractional = torch.tensor([[0, 90, 180]], dtype=torch.uint8).expand(3, 3)[None, None]
-    assert data.resize(fractional, 2)[0, 0, 0].tolist() == [30, 150]    # (2 * 0 + 90) / 3, (90 + 2 * 180) / 3
+    assert pictures.smaller(fractional, 2)[0, 0, 0].tolist() == [30, 150]    # (2 * 0 + 90) / 3, (90 + 2 * 180) / 3
     for size in (0, 65):
-        with pytest.raises(ValueError, match="size must be between 1 and 64, got"): data.resize(x, size)
+        with pytest.raises(ValueError, match="size must be between 1 and 64, got"): pictures.smaller(x, size)
 
 
 # ---- pickles ----------------------------------------------------------------------------------------------------
@@ -250,7 +250,7 @@ def test_cifar100_from_its_archive(data_folder, tmp_path, monkeypatch):
 
 def test_md5_are_torchvisions():
     from torchvision.datasets import CIFAR10, CIFAR100
-    assert dict(CIFAR10.train_list + CIFAR10.test_list) == data._MD5_CIFAR10 and dict(CIFAR100.train_list + CIFAR100.test_list) == data._MD5_CIFAR100
+    assert dict(CIFAR10.train_list + CIFAR10.test_list) == data.photos._MD5_CIFAR10 and dict(CIFAR100.train_list + CIFAR100.test_list) == data.photos._MD5_CIFAR100
 
 
 @pytest.mark.parametrize("content, message", [
@@ -331,7 +331,7 @@ def test_tiny_imagenet_refuses_what_does_not_fit(data_folder):
     with pytest.raises(ValueError, match="must name each picture once, it names 2 of 3 in 2 lines"): data.load("tiny-imagenet", "val")
     notes.write_text(good)
     Image.new("RGB", (64, 32)).save(place / "val" / "images" / "val_0.JPEG")
-    with pytest.raises(ValueError, match="pictures must be 64 x 64 pixels, one is 64 x 32"): data.load("tiny-imagenet", "val")
+    with pytest.raises(ValueError, match="val_0.JPEG: pictures must be 64 x 64 pixels, it is 64 x 32"): data.load("tiny-imagenet", "val")
 
 
 def imagenet(folder: Path, *shapes: tuple[int, int]) -> list[Path]:

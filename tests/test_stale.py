@@ -131,11 +131,11 @@ def test_byte_of_the_data(wine):
 
 
 def test_reader_of_one_data_set(wine, monkeypatch):
-    from uncpaper import data
+    from uncpaper.data import tabular
     from uncpaper.papers.biv import L2, Bike, RedWine, Train
     keys = lambda: (Train(RedWine(), L2(), None, 0, 10).key, Train(Bike(), L2(), None, 0, 10).key)
     before = keys()
-    reader = data.wine_table
-    monkeypatch.setattr(data, "wine_table", lambda *a, **k: reader(*a, **k))
+    reader = tabular.wine_table
+    monkeypatch.setattr(tabular, "wine_table", lambda *a, **k: reader(*a, **k))
     after = keys()
     assert after[0] != before[0] and after[1] == before[1]

@@ -25,7 +25,7 @@ from .archives import DataCorrupt, DataMissing, Reader, fetch, sha256, unpack
 
 if TYPE_CHECKING: import pandas as pd
 
-# %% ../../nbs/library/00b_cards.ipynb #37abb1dc
+# %% ../../nbs/library/00b_cards.ipynb #179780c8
 @dataclass(frozen=True)
 class DataSet:
     "The card of a data set."
@@ -49,6 +49,11 @@ class DataSet:
     urls: Mapping[str, str] = field(default_factory=dict)    # file -> where `download` gets it
     archives: tuple[str, ...] = ()     # beside the folder: unpacked when the folder is not there
     note: str = ""                     # what a user must know
+
+    @property
+    def facts(self) -> tuple[float | None, ...]:
+        "Size, channels, classes and peak: what a result may depend on beside the files and their reader."
+        return self.size, self.channels, self.classes, self.peak
 
     @property
     def place(self) -> str:

@@ -25,7 +25,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ...checks import one_of, within
-from ...data import Split, normalise
+from ...data import Split
+from ...pictures import normalise
 from ...density import GaussianDiscriminant, density_float32_exp
 from ...ensembles import mean_probabilities, mutual_information, predictive_entropy
 from ...metrics import softmax_entropy
