@@ -65,7 +65,7 @@ def is_machinery(
 ) -> bool:
     "Whether something makes and keeps results rather than decides what they are."
     module = getattr(thing, "__module__", None) or ""
-    return thing is data.load or module.startswith("uncpaper.reproduce.") and module not in RECKONING
+    return module == "uncpaper.data.cards" or module.startswith("uncpaper.reproduce.") and module not in RECKONING
 
 class Look:
     "What has been found out about code that does not change meanwhile."
@@ -129,9 +129,9 @@ class Stage:
         return tuple(dict.fromkeys((*self.sets, *held)))
 
     @property
-    def inputs(self) -> dict[str, list[str]]:
-        "Each data set with the digest of its bytes and the fingerprint of its reader."
-        return {name: [data.digest(name), code_behind(data.card(name).read)] for name in self.data}
+    def inputs(self) -> dict[str, list]:
+        "Each data set with the digest of its bytes, the fingerprint of its reader and the facts on its card."
+        return {name: [data.digest(name), code_behind(data.card(name).read), data.card(name).facts] for name in self.data}
 
     def code(self) -> str:
         "Fingerprint of the code that the result depends on, but for the classes of its parts."
