@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from ...checks import one_of, within
-from ...data import Split, normalise
+from ...data import Split
+from ...pictures import normalise
 from ...ensembles import mean_probabilities, mutual_information, predictive_entropy
 from ...models.vae import VAE
 from ...numerics import generator
