@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['app', 'console', 'Profile', 'Settings', 'Cores', 'NARROW', 'SHADES', 'checked_out', 'settings', 'show', 'list_',
-           'states', 'run', 'chosen_experiments', 'run_rows', 'explain', 'ledger', 'record', 'site', 'readme', 'doctor',
-           'installed', 'data_state', 'main']
+           'states', 'run', 'chosen_experiments', 'run_rows', 'explain', 'stage_row', 'explain_why', 'certify',
+           'ledger', 'record', 'site', 'readme', 'doctor', 'installed', 'data_state', 'main']
 
-# %% ../../nbs/reproduce/11_cli.ipynb #fcddf1f8
+# %% ../../nbs/reproduce/11_cli.ipynb #59d51e16
 import json
 import shutil
 import sys
@@ -24,7 +24,7 @@ from .. import data
 from . import batch, ledger as ledgers
 from .experiments import PROFILES, BadFile, BadRequest, Experiment, experiments, find, papers
 from .runs import Run, run_of
-from .stages import device_name, in_order
+from .stages import Stage, device_name, in_order
 from .start import CHECKOUT
 from .store import home
 
@@ -58,7 +58,7 @@ def show(rows: list[dict], title: str = "") -> None:
 NARROW = {"paper", "ours ± s.e.", "verdict", "seeds", "profile", "stage", "cached"}
 SHADES = {"holds": "green", "fails": "red", "inconclusive": "yellow", "not run": "dim"}
 
-# %% ../../nbs/reproduce/11_cli.ipynb #7f20e6af
+# %% ../../nbs/reproduce/11_cli.ipynb #a4be7b3d
 @app.command("list")
 def list_() -> None:
     "Papers, experiments, profiles, and what is done."
@@ -96,15 +96,49 @@ def run_rows(run: Run) -> list[ledgers.Row]:
     "The ledger's rows of one finished run, of a profile or custom."
     return ledgers.evidence_rows(ledgers.Evidence(run.profile, batch.default_store().folder(run.key), False, False))
 
+# %% ../../nbs/reproduce/11_cli.ipynb #5c6bd92e
 @app.command()
-def explain(what: str, profile: Profile = "quick", parameter: Settings = []) -> None:
+def explain(
+    what: str,
+    profile: Profile = "quick",
+    parameter: Settings = [],
+    why: Annotated[bool, typer.Option("--why", help="what has changed since the run was recorded (laptop unless --profile)")] = False,
+) -> None:
     "The plan of an experiment: its stages, which are there already, and what the rest will cost."
+    if why: return explain_why(what, "laptop" if profile == "quick" else profile)
     for experiment in find(what):
         run = run_of(experiment, profile, **settings(parameter))
-        rows = [{"stage": s.key, "needs": len(s.upstream), "data": ", ".join(s.data), "seconds": f"{s.cost:.0f}", "cached": "yes" if s.done() else "no"} for s in in_order([run])]
-        todo = sum(s.cost for s in batch.missing(run))
-        show(rows, f"{experiment.name} at {run.profile}: {len(rows)} stages, about {todo:.0f} s on one core to do")
+        todo, plan = sum(s.cost for s in batch.missing(run)), in_order([run])
+        title = f"{experiment.name} at {run.profile}: {len(plan)} stages, about {todo:.0f} s on one core to do"
+        show([stage_row(s) for s in plan], title)
 
+def stage_row(stage: Stage) -> dict[str, str]:
+    "A stage in a plan, for people."
+    return {"stage": stage.key, "needs": str(len(stage.upstream)), "data": ", ".join(stage.data),
+            "seconds": f"{stage.cost:.0f}", "cached": "yes" if stage.done() else "no"}
+
+def explain_why(what: str, profile: str) -> None:
+    "What has changed since runs were recorded."
+    from uncpaper.reproduce.changes import why
+    for experiment in find(what):
+        console.print(f"[bold]{experiment.name}[/] at {profile}")
+        for line in why(experiment, profile): console.print(f"  {line}", markup=False, highlight=False)
+
+# %% ../../nbs/reproduce/11_cli.ipynb #3e40e9a1
+@app.command()
+def certify(
+    what: Annotated[str, typer.Argument(help="paper, or paper/experiment; nothing for all")] = "",
+    profile: Profile = "laptop",
+    fresh: Annotated[int, typer.Option(min=0, help="stages to compare beyond those of the first seed")] = 0,
+    cores: Cores = 2,
+) -> None:
+    "Carry recorded runs over after a refactoring: a sample of their stages must come out equal, byte by byte."
+    from uncpaper.reproduce.certify import certify
+    outcomes = certify(chosen_experiments(what, not what), profile, fresh, cores)
+    show([o._asdict() for o in outcomes], f"recorded runs at {profile}")
+    if any(o.state == "differs" for o in outcomes): raise typer.Exit(1)
+
+# %% ../../nbs/reproduce/11_cli.ipynb #f92fd5b0
 @app.command()
 def ledger(json_: Annotated[bool, typer.Option("--json", help="all fields, for programs")] = False) -> None:
     "Every claim and every published number beside ours."
