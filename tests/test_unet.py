@@ -1,4 +1,7 @@
-"The U-Net: published parameter counts, attention against its formula, symmetries, peers in double precision, gradients; and a training that is killed."
+"""
+The U-Net: published parameter counts, attention against its formula, symmetries, peers in double precision, gradients;
+and a training that is killed.
+"""
 
 import math
 
@@ -9,7 +12,8 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from uncpaper.models.unet import (Attention, Residual, ResidualMLP, Upsample, UNet, check_heights, group_count, initialised, time_embedding)
+from uncpaper.models.unet import (Attention, ResidualMLP, TimedResidual, Upsample, UNet, check_heights, group_count,
+                                  initialised, time_embedding)
 from uncpaper.training import Averaged, Minibatches, copied, fit
 
 SMALL = dict(channels=1, size=8, width=16, multipliers=(1, 2), blocks=1, attention=(4,), dropout=0.0)
@@ -31,7 +35,9 @@ def alive(seed=0, **changes):
 
 def inputs(batch=3, channels=1, size=8, dtype=torch.float32):
     g = torch.Generator().manual_seed(5)
-    return torch.randn(batch, channels, size, size, generator=g, dtype=torch.float64).to(dtype), (torch.rand(batch, generator=g, dtype=torch.float64) * 999).to(dtype)
+    x = torch.randn(batch, channels, size, size, generator=g, dtype=torch.float64)
+    t = torch.rand(batch, generator=g, dtype=torch.float64) * 999
+    return x.to(dtype), t.to(dtype)
 
 
 # sizes
@@ -44,13 +50,15 @@ def test_published_size(channels, published):
 
 def test_published_parts():
     with torch.device("meta"): model = UNet()
-    residual, attention = [[m for m in model.modules() if isinstance(m, kind)] for kind in (Residual, Attention)]
-    assert [len(residual), len(attention)] == [4 * 2 + 2 + 4 * 3, 2 + 1 + 1]                       # 2 down and 1 up at height 16, 1 in the middle
+    residual, attention = [[m for m in model.modules() if isinstance(m, kind)] for kind in (TimedResidual, Attention)]
+    assert len(residual) == 4 * 2 + 2 + 4 * 3
+    assert len(attention) == 2 + 1 + 1 # 2 down and 1 up at height 16, 1 in the middle
     assert {(m.num_groups, m.eps) for m in model.modules() if isinstance(m, nn.GroupNorm)} == {(32, 1e-6)}
     assert {m.dropout.p for m in residual} == {0.1}
     assert [m.stride for m in model.modules() if isinstance(m, nn.Conv2d) and m.stride != (1, 1)] == [(2, 2)] * 3
     assert sum(isinstance(m, Upsample) for m in model.modules()) == 3
-    assert (model.time.linear_1.in_features, model.time.linear_1.out_features, model.time.linear_2.out_features) == (128, 512, 512)
+    first, second = model.time.linear_1, model.time.linear_2
+    assert (first.in_features, first.out_features, second.out_features) == (128, 512, 512)
 
 
 def test_size_of_a_picture_does_not_change_the_number_of_parameters():
@@ -61,7 +69,8 @@ def closed_form(channels, width, multipliers, blocks, attends, patch):
     "Parameters counted by hand: attends says, level by level, whether there is attention."
     time, ends = 4 * width, channels * patch**2
     def conv(i, o, k=3): return i * o * k * k + o
-    def residual(i, o): return 2 * i + conv(i, o) + (time + 1) * o + 2 * o + conv(o, o) + (conv(i, o, 1) if i != o else 0)
+    def residual(i, o):
+        return 2 * i + conv(i, o) + (time + 1) * o + 2 * o + conv(o, o) + (conv(i, o, 1) if i != o else 0)
     def attention(c): return 2 * c + conv(c, 3 * c, 1) + conv(c, c, 1)
     total, c, skips = conv(ends, width) + (width + 1) * time + (time + 1) * time, width, [width]
     for level, m in enumerate(multipliers):
@@ -79,12 +88,15 @@ def closed_form(channels, width, multipliers, blocks, attends, patch):
     return total + 2 * c + conv(c, ends)
 
 
-@given(width=st.sampled_from([8, 16, 24]), multipliers=st.lists(st.integers(1, 3), min_size=1, max_size=3).map(tuple), blocks=st.integers(1, 2), attends=st.lists(st.booleans(), min_size=3, max_size=3),
+@given(width=st.sampled_from([8, 16, 24]), multipliers=st.lists(st.integers(1, 3), min_size=1, max_size=3).map(tuple),
+       blocks=st.integers(1, 2), attends=st.lists(st.booleans(), min_size=3, max_size=3),
        patch=st.sampled_from([1, 2]), channels=st.integers(1, 3))
 @settings(max_examples=15, deadline=None)
-def test_every_configuration_has_the_parameters_counted_by_hand_and_the_shape_of_its_input(width, multipliers, blocks, attends, patch, channels):
+def test_every_configuration_has_the_parameters_counted_by_hand_and_the_shape_of_its_input(
+        width, multipliers, blocks, attends, patch, channels):
     heights = [8 // 2**i for i in range(len(multipliers))]
-    model = UNet(channels, 8 * patch, width, multipliers, blocks, tuple(h for h, a in zip(heights, attends) if a), 0.1, patch)
+    attention = tuple(h for h, a in zip(heights, attends) if a)
+    model = UNet(channels, 8 * patch, width, multipliers, blocks, attention, 0.1, patch)
     assert parameters(model) == closed_form(channels, width, multipliers, blocks, attends, patch)
     x = torch.randn(2, channels, 8 * patch, 8 * patch)
     assert torch.equal(model(x, torch.tensor([0.0, 999.0])), torch.zeros_like(x))
@@ -99,9 +111,10 @@ def test_groups_divide_the_width(width):
 
 def test_time_embedding_in_closed_form():
     t, d = torch.tensor([0.0, 0.5, 120.0, 999.0], dtype=torch.float64), 10
-    expected = [[math.sin(s * 10_000 ** (-i / 4)) for i in range(5)] + [math.cos(s * 10_000 ** (-i / 4)) for i in range(5)] for s in t.tolist()]
-    torch.testing.assert_close(time_embedding(t, d), torch.tensor(expected, dtype=torch.float64), rtol=0, atol=1e-12)
-    torch.testing.assert_close(time_embedding(t.float(), d).double(), torch.tensor(expected, dtype=torch.float64), rtol=0, atol=2e-4)
+    angles = [[s * 10_000 ** (-i / 4) for i in range(5)] for s in t.tolist()]
+    expected = torch.tensor([[*map(math.sin, row), *map(math.cos, row)] for row in angles], dtype=torch.float64)
+    torch.testing.assert_close(time_embedding(t, d), expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(time_embedding(t.float(), d).double(), expected, rtol=0, atol=2e-4)
 
 
 def test_time_may_be_real_and_counts_sample_by_sample():
@@ -125,19 +138,21 @@ def test_attention_is_softmax_attention():
     for b in range(2):
         for i in range(15):
             weights = torch.exp(q[b, :, i] @ k[b] / math.sqrt(24))
-            expected[b, :, i] = layer.out.weight[:, :, 0, 0] @ (v[b] @ weights / weights.sum()) + layer.out.bias + x.flatten(2)[b, :, i]
+            mixed = layer.out.weight[:, :, 0, 0] @ (v[b] @ weights / weights.sum()) + layer.out.bias
+            expected[b, :, i] = mixed + x.flatten(2)[b, :, i]
     torch.testing.assert_close(layer(x).flatten(2), expected, rtol=1e-10, atol=1e-10)
 
 
 def test_residual_block_in_its_own_words():
     torch.manual_seed(0)
-    block = Residual(8, 12, time=5, groups=2, dropout=0.3).double().eval()
+    block = TimedResidual(8, 12, time=5, groups=2, dropout=0.3).double().eval()
     initialised(block.conv_2)
     x, e = torch.randn(3, 8, 4, 4, dtype=torch.float64), torch.randn(3, 5, dtype=torch.float64)
     def swish(h): return h * torch.sigmoid(h)
-    h = F.conv2d(swish(F.group_norm(x, 2, eps=1e-6)), block.conv_1.weight, block.conv_1.bias, padding=1) + (e @ block.time.weight.T + block.time.bias)[..., None, None]
-    h = F.conv2d(swish(F.group_norm(h, 2, eps=1e-6)), block.conv_2.weight, block.conv_2.bias, padding=1)
-    torch.testing.assert_close(block(x, e), h + F.conv2d(x, block.skip.weight, block.skip.bias), rtol=1e-10, atol=1e-10)
+    def normalised(h, conv): return F.conv2d(swish(F.group_norm(h, 2, eps=1e-6)), conv.weight, conv.bias, padding=1)
+    h = normalised(x, block.conv_1) + (e @ block.time.weight.T + block.time.bias)[..., None, None]
+    expected = normalised(h, block.conv_2) + F.conv2d(x, block.skip.weight, block.skip.bias)
+    torch.testing.assert_close(block(x, e), expected, rtol=1e-10, atol=1e-10)
 
 
 def test_upsample_repeats_pixels():
@@ -249,18 +264,23 @@ def test_it_learns_a_sign_that_depends_on_t():
     (dict(size=10, patch=2, attention=()), "size must be a multiple .* = 4, got 10"),
     (dict(attention=(16, 4, 3)), r"attention must be among the heights \[8, 4\], got \[3, 16\]"),
     (dict(dropout=1.5), "dropout"),
-    (dict(width=3), "num_channels|dimension must be even and at least 4, got 3"),
+    (dict(width=3), "^width must be even and at least 4, got 3$"),
+    (dict(width=2), "^width must be even and at least 4, got 2$"),
+    (dict(patch=0), "^patch must be between 1 and 8, got 0$"),
+    (dict(patch=9), "^patch must be between 1 and 8, got 9$"),
 ])
 def test_bad_configurations(changes, message):
-    with pytest.raises(ValueError, match=message): UNet(**{**SMALL, **changes})(*inputs())
+    with pytest.raises(ValueError, match=message): UNet(**{**SMALL, **changes})
 
 
 def test_bad_inputs():
     model, (x, t) = UNet(**SMALL), inputs()
-    with pytest.raises(ValueError, match=r"x must have shape \('batch', 1, 8, 8\), got \(3, 1, 8, 4\)"): model(x[..., :4], t)
-    with pytest.raises(ValueError, match=r"t must have shape \(3,\), one value a sample, got \(\)"): model(x, torch.tensor(3.0))
-    with pytest.raises(ValueError, match=r"x must have shape \('batch', 10\), got \(3, 64\)"): ResidualMLP(10)(x, t)
-    with pytest.raises(ValueError, match="dimension must be even and at least 4, got 5"): ResidualMLP(64, width=5)(x, t)
+    for call, message in ((lambda: model(x[..., :4], t), r"x must have shape \('batch', 1, 8, 8\), got \(3, 1, 8, 4\)"),
+                          (lambda: model(x, torch.tensor(3.0)), r"t must have shape \(3,\), one value a sample, got \(\)"),
+                          (lambda: ResidualMLP(10)(x, t), r"x must have shape \('batch', 10\), got \(3, 64\)")):
+        with pytest.raises(ValueError, match=message): call()
+    with pytest.raises(ValueError, match="^width must be even and at least 4, got 5$"): ResidualMLP(64, width=5)
+    with pytest.raises(ValueError, match="^dimension must be even and at least 4, got 5$"): time_embedding(t, 5)
     assert check_heights(28, 2, 2, (7,)) == [14, 7]
 
 
@@ -273,7 +293,8 @@ def test_perceptron_counts_and_shapes():
     for layer in model.modules():
         if isinstance(layer, nn.Linear): initialised(layer)
     assert torch.equal(model(x, t).flatten(1), model(x.flatten(1), t))
-    torch.testing.assert_close(model.double()(x.double(), t.double()).float(), model.float()(x, t), rtol=1e-3, atol=1e-3)
+    double = model.double()(x.double(), t.double()).float()
+    torch.testing.assert_close(double, model.float()(x, t), rtol=1e-3, atol=1e-3)
     model(x, t).square().mean().backward()
     assert all(p.grad.abs().sum() > 0 for p in model.parameters())
 
@@ -292,7 +313,8 @@ def train(checkpoint, stop=None):
         if stop is not None and model.updates >= stop: raise Killed
         return (network(x + torch.randn_like(x), t) - x).square().mean()
     def evaluate(network): return {"average": float(network.eval()(pictures, times).detach().square().mean())}
-    rows = list(fit(model, [pictures, times], loss, Minibatches(24, 6, 0), optimiser, 8, evaluate, every=2, seed=3, checkpoint=checkpoint, seconds=0.0))
+    rows = list(fit(model, [pictures, times], loss, Minibatches(24, 6, 0), optimiser, 8, evaluate, every=2, seed=3,
+                    checkpoint=checkpoint, seconds=0.0))
     return rows, copied(model.state_dict())
 
 
@@ -306,4 +328,4 @@ def test_a_killed_training_continues_to_the_same_bits(tmp_path):
     assert again == rows and len(rows) == 4
     assert weights["updates"] == 8 and set(weights) == set(continued)
     assert all(torch.equal(weights[name], continued[name]) for name in weights)
-    assert any(not torch.equal(weights["ema." + name], weights["raw." + name]) for name in ("entry.weight", "exit.weight"))
+    for name in ("entry.weight", "exit.weight"): assert not torch.equal(weights["ema." + name], weights["raw." + name])

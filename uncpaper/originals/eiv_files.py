@@ -26,7 +26,7 @@ from ..data import Split
 from ..diffusion import NetworkDenoiser
 from ..models.classifiers import dropout_mlp, resnet9
 from ..models.dropout import DropoutClassifier, predictive
-from ..models.unet import Attention, Residual, UNet, Upsample
+from ..models.unet import Attention, TimedResidual, UNet, Upsample
 from ..papers.eiv import Predict, from_bytes, quality
 from ..schedules import SCHEDULES
 
@@ -148,7 +148,7 @@ class DDPM(NamedTuple):
 
 _RESIDUAL = {"norm_1": "GroupNorm_0", "conv_1": "Conv_0", "time": "Dense_0", "norm_2": "GroupNorm_1", "conv_2": "Conv_1"}
 
-def residual_sources(layer: Residual, ours: str, theirs: str) -> Sources:
+def residual_sources(layer: TimedResidual, ours: str, theirs: str) -> Sources:
     "Of a residual block."
     plain = {name: source for part, name in _RESIDUAL.items() for name, source in renamed(getattr(layer, part), f"{ours}{part}.", f"{theirs}{name}.").items()}
     skip = {} if isinstance(layer.skip, nn.Identity) else {f"{ours}skip.weight": (f"{theirs}NIN_0.W",), f"{ours}skip.bias": (f"{theirs}NIN_0.b",)}
@@ -172,7 +172,7 @@ def unet_sources(network: UNet) -> Sources:
 
 def layer_sources(layer: nn.Module, ours: str, theirs: str) -> Sources:
     "Of one layer in the original's list."
-    if isinstance(layer, Residual): return residual_sources(layer, ours, theirs)
+    if isinstance(layer, TimedResidual): return residual_sources(layer, ours, theirs)
     if isinstance(layer, Attention): return attention_sources(layer, ours, theirs)
     if isinstance(layer, Upsample): return renamed(layer.conv, f"{ours}conv.", f"{theirs}Conv_0.")
     return renamed(layer, ours, f"{theirs}Conv_0." if getattr(layer, "stride", None) == (2, 2) else theirs)
