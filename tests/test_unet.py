@@ -275,9 +275,10 @@ def test_bad_configurations(changes, message):
 
 def test_bad_inputs():
     model, (x, t) = UNet(**SMALL), inputs()
-    for call, message in ((lambda: model(x[..., :4], t), r"x must have shape \('batch', 1, 8, 8\), got \(3, 1, 8, 4\)"),
-                          (lambda: model(x, torch.tensor(3.0)), r"t must have shape \(3,\), one value a sample, got \(\)"),
-                          (lambda: ResidualMLP(10)(x, t), r"x must have shape \('batch', 10\), got \(3, 64\)")):
+    for call, message in (
+            (lambda: model(x[..., :4], t), r"x must have shape \('batch', 1, 8, 8\), got \(3, 1, 8, 4\)"),
+            (lambda: model(x, torch.tensor(3.0)), r"t must have shape \(3,\), one value a sample, got \(\)"),
+            (lambda: ResidualMLP(10)(x, t), r"x must have shape \('batch', 10\), got \(3, 64\)")):
         with pytest.raises(ValueError, match=message): call()
     with pytest.raises(ValueError, match="^width must be even and at least 4, got 5$"): ResidualMLP(64, width=5)
     with pytest.raises(ValueError, match="^dimension must be even and at least 4, got 5$"): time_embedding(t, 5)
