@@ -54,16 +54,17 @@ def written(
     error = half if interval else standard_error(samples)
     return f"{mean:.{digits}f}" if np.isnan(error) else f"{mean:.{digits}f} ± {error:.{digits}f}"
 
-# %% ../nbs/library/05_statistics.ipynb #1e7680a5
+# %% ../nbs/library/05_statistics.ipynb #62a09be9
 def rows_of(
-    results: Mapping[tuple, Any],                            # name -> result; a name is a tuple
+    results: Mapping[Any, Any],                              # name -> result; a name of several parts is a tuple
     columns: Sequence[str],                                  # what the parts of a name are
     of: Callable[[Any], Mapping[str, float] | pd.DataFrame], # the measures of a result, or a table of such
 ) -> pd.DataFrame:
     "One row a result, or as many as its table has: the parts of its name, then its measures."
-    def rows(name: tuple, said) -> list[dict]:
+    def rows(name, said) -> list[dict]:
         every = said.to_dict("records") if isinstance(said, pd.DataFrame) else [said]
-        return [{**dict(zip(columns, name, strict=True)), **row} for row in every]
+        parts = name if isinstance(name, tuple) else (name,)
+        return [{**dict(zip(columns, parts, strict=True)), **row} for row in every]
     return pd.DataFrame([row for name, result in results.items() for row in rows(name, of(result))])
 
 # %% ../nbs/library/05_statistics.ipynb #63e39b96
@@ -82,7 +83,7 @@ def by_seed(
     if along is None: return chosen.sort_values("seed")[measure].to_numpy()
     return chosen.pivot(index="seed", columns=along, values=measure)[chosen[along].unique()].to_numpy()
 
-# %% ../nbs/library/05_statistics.ipynb #052c69e3
+# %% ../nbs/library/05_statistics.ipynb #d16b4e11
 def over_seeds(
     rows: pd.DataFrame,
     by: Sequence[str],                          # columns that tell settings apart
@@ -90,5 +91,5 @@ def over_seeds(
 ) -> pd.DataFrame:
     "One row a setting, in the order of the rows: what is made of the measures over its seeds."
     return pd.DataFrame([
-        {**dict(zip(by, setting)), **{name: made(group[measure].to_numpy()) for name, (measure, made) in columns.items()}}
+        dict(zip(by, setting)) | {name: made(group[measure].to_numpy()) for name, (measure, made) in columns.items()}
         for setting, group in rows.groupby(list(by), sort=False, dropna=False)])
