@@ -16,7 +16,7 @@ FLOORS = {
     1: ["models", "reproduce.store"],
     2: ["diffusion", "density", "ensembles", "losses", "metrics", "training", "plots", "reproduce.fingerprint", "reproduce.stages"],
     3: ["reproduce.claims", "reproduce.experiments", "reproduce.study", "reproduce.runs", "papers"],
-    4: ["reproduce.batch", "reproduce.ledger", "reproduce.site", "widgets"],
+    4: ["reproduce.batch", "reproduce.ledger", "reproduce.overviews", "reproduce.site", "widgets"],
     5: ["reproduce.cli", "reproduce.start"],
 }
 

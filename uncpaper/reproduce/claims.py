@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['LEVEL', 'ENOUGH_SEEDS', 'VerdictName', 'Verdict', 'decide', 'one_sided', 'paired', 'ClaimSpec', 'Claim']
 
-# %% ../../nbs/reproduce/03_claims.ipynb #72cfd789
+# %% ../../nbs/reproduce/03_claims.ipynb #9101d0d2
 from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from scipy import stats
 
 from ..statistics import mean_interval, standard_error
@@ -71,7 +71,7 @@ def paired(
         raise ValueError(f"better and worse must have the same seeds, got {len(better)} and {len(worse)}")
     return one_sided(np.subtract(worse, better))
 
-# %% ../../nbs/reproduce/03_claims.ipynb #08b71e3f
+# %% ../../nbs/reproduce/03_claims.ipynb #550cdeb9
 class ClaimSpec(BaseModel):
     "A claim as published.yaml states it."
     model_config = ConfigDict(extra="forbid")
@@ -81,6 +81,7 @@ class ClaimSpec(BaseModel):
     source: str                              # where the paper says so
     origin: Literal["paper", "ours"] = "paper" # whether the paper makes the claim or we ask the question
     published: str | None = None             # the paper's own numbers for it, if it prints any
+    telling: bool = Field(False, exclude=True) # shown on the front page; no run depends on it
 
 # %% ../../nbs/reproduce/03_claims.ipynb #23cdc98b
 class Claim(ClaimSpec, Verdict):
