@@ -137,14 +137,14 @@ def telling_overview() -> Shown:
     telling = {(p, c.id) for p in papers() for c in published(p).claims if c.telling}
     return claims_table([r for r in best(rows()) if (r.paper, r.claim) in telling])
 
-# %% ../../nbs/reproduce/09a_overviews.ipynb #22a08b0d
+# %% ../../nbs/reproduce/09a_overviews.ipynb #810ca902
 def scale_note() -> Shown:
-    "At which scale the claims were judged."
+    "At which scale the claims were tested."
     found = best(rows())
     at = Counter(r.profile for r in found if r.profile)
-    judged = ", ".join(f"{at[p]} at {p} scale" for p in PROFILES if at[p]) or "none yet"
+    tested = ", ".join(f"{at[p]} have been tested at {p} scale" for p in PROFILES if at[p]) or "none has been tested"
     full = "" if at["paper"] else " Nothing has been run at the published size yet."
-    said = f"Of {len(found)} claims, judged are: {judged}.{full}"
+    said = f"Of {len(found)} claims, {tested}.{full}"
     return Shown(f"<p>{said}</p>", said)
 
 # %% ../../nbs/reproduce/09a_overviews.ipynb #788efe03
