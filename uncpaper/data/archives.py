@@ -31,7 +31,7 @@ class DataMissing(FileNotFoundError):
 class DataCorrupt(ValueError):
     "A file of a data set is not the published one."
 
-# %% ../../nbs/library/00a_archives.ipynb #94d99ddd
+# %% ../../nbs/library/00a_archives.ipynb #9812f044
 @functools.cache
 def _sha256(path: Path, size: int, *times: int) -> str:
     "SHA-256 of a file of this size and these times."
@@ -41,7 +41,7 @@ def _sha256(path: Path, size: int, *times: int) -> str:
 def sha256(
     path: Path,  # a file
 ) -> str:        # 64 hexadecimal digits
-    "SHA-256 of a file, read again when its size or a time has changed, or when it is so new that its time may not tell."
+    "SHA-256 of a file, read again when its size or a time has changed, or when it is too new for its time to tell."
     found = path.stat()
     times = found.st_mtime_ns, found.st_ctime_ns
     settled = time_ns() - max(times) > 2 * 10**9

@@ -149,13 +149,14 @@ def checksums(
     lines = (folder(name) / "SHA256SUMS").read_text().splitlines()
     return {file: expected for expected, file in (line.split(maxsplit=1) for line in lines)}
 
-# %% ../../nbs/library/00b_cards.ipynb #6e9fdd03
+# %% ../../nbs/library/00b_cards.ipynb #907a5ea6
 def verified(
     name: str,  # one of `names()`
 ) -> Path:      # the set's folder, whose files are all there and as published
     """The folder of a set, for use.
 
-    Raises DataMissing when a file is not there, DataCorrupt when one is not as published, ValueError for an unknown name.
+    Raises DataMissing when a file is not there, DataCorrupt when one is not as published, ValueError for an unknown
+    name.
     """
     absent, place = missing(name), folder(name)
     if absent: raise DataMissing(f"{name}: no {', '.join(absent)} in {place}; {_remedy(card(name))}, or {_PUT}")

@@ -115,7 +115,7 @@ register(DataSet(
               "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34"),
 ));
 
-# %% ../../nbs/library/00e_images.ipynb #59abeda9
+# %% ../../nbs/library/00e_images.ipynb #ea3ec50c
 DIGITS_PARTS = {"train": 1200, "test": 597}  # of all 1,797 in a seeded order
 
 
@@ -135,8 +135,8 @@ register(DataSet(
     name="digits", title="Optical digits, 8 x 8", splits={"all": 1797, **DIGITS_PARTS},
     x="(n, 1, 8, 8) uint8, ink, 0-16", y="(n,) int64, the digit 0-9", size=8, channels=1, classes=10, peak=16,
     licence="CC BY 4.0", homepage="https://doi.org/10.24432/C50P49", read=read_digits,
-    citation="E. Alpaydin, C. Kaynak: Optical Recognition of Handwritten Digits. UCI Machine Learning Repository, 1998, "
-             "doi:10.24432/C50P49",
+    citation="E. Alpaydin, C. Kaynak: Optical Recognition of Handwritten Digits. UCI Machine Learning Repository, "
+             "1998, doi:10.24432/C50P49",
     note="`train` and `test` are fixed parts of `all`.",
 ));
 
@@ -151,7 +151,7 @@ def read_all(
     "A set of this project that has one split."
     return _images(folder, split, ".gz")
 
-# %% ../../nbs/library/00e_images.ipynb #983c67c3
+# %% ../../nbs/library/00e_images.ipynb #60f68587
 _ALL = ("all-images-idx3-ubyte.gz", "all-labels-idx1-ubyte.gz")
 
 register(DataSet(
@@ -164,9 +164,11 @@ register(DataSet(
 register(DataSet(
     name="patches", title="Squares of two photos", splits={"all": 640}, **_GREY, classes=8,
     y="(n,) int64, 4 x photo (0 china, 1 flower) + scale (0-3: 28, 56, 112 or 168 pixels of the photo became 28)",
-    licence="CC BY 2.0, danielbuechele (china) and vultilion (flower)", citation="Two photos, as scikit-learn carries them",
+    licence="CC BY 2.0, danielbuechele (china) and vultilion (flower)",
+    citation="Two photos, as scikit-learn carries them",
+    note="Places are seeded and may overlap; flat squares are left out.",
     homepage="https://scikit-learn.org/stable/modules/generated/sklearn.datasets.load_sample_images.html",
-    read=read_all, folder="patches", files=_ALL, embedded=True, note="Places are seeded and may overlap; flat squares are left out.",
+    read=read_all, folder="patches", files=_ALL, embedded=True,
 ));
 
 # %% ../../nbs/library/00e_images.ipynb #d5cbe5b2
@@ -197,7 +199,7 @@ def read_ambiguous(
     part = {"train": slice(6_000), "test": slice(6_000, None)}[split]
     return pictures[part].float().repeat_interleave(labels.shape[1], 0), labels[part].reshape(-1).long()
 
-# %% ../../nbs/library/00e_images.ipynb #2a01ee0c
+# %% ../../nbs/library/00e_images.ipynb #05d95a58
 register(DataSet(
     name="ambiguous-mnist", title="Ambiguous-MNIST", splits={"train": 60_000, "test": 60_000},
     x="(n, 1, 28, 28) float32, grey level in [0, 1], 0 is background", size=28, channels=1, classes=10, peak=1.0,
@@ -209,6 +211,6 @@ register(DataSet(
     read=after_md5(read_ambiguous, {"amnist_samples.pt": "4f7865093b1d28e34019847fab917722",
                                     "amnist_labels.pt": "3bfc055a9f91a76d8d493e8b898c3c95"}),
     folder="AmbiguousMNIST", files=("amnist_samples.pt", "amnist_labels.pt"),
-    note="Put both files of release data-v1.0.0 below AmbiguousMNIST, where the authors' package keeps them. Ten rows in "
-         "a row share a picture: split by `row // 10`. Compared with the MD5 that the authors publish.",
+    note="Put both files of release data-v1.0.0 below AmbiguousMNIST, where the authors' package keeps them. Ten rows "
+         "in a row share a picture: split by `row // 10`. Compared with the MD5 that the authors publish.",
 ));

@@ -65,7 +65,7 @@ def read_cifar100(
     "CIFAR-100 as its makers publish it."
     return cifar_batch(file_inside(folder, split), b"fine_labels", 100)
 
-# %% ../../nbs/library/00g_photos.ipynb #82adc3fc
+# %% ../../nbs/library/00g_photos.ipynb #0461874d
 _MD5_CIFAR10 = {
     "data_batch_1": "c99cafc152244af753f735de768cd75f", "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
     "data_batch_3": "54ebc095f3ab1f0389bbae665268c751", "data_batch_4": "634d18415352ddfa80567beed471001a",
@@ -79,8 +79,8 @@ _CIFAR = dict(
     citation="A. Krizhevsky: Learning multiple layers of features from tiny images. Technical report, University of "
              "Toronto, 2009",
 )
-_CIFAR_NOTE = ("Put {archive}, or torchvision's folder {folder}, below a data folder. Compared with the MD5 of each file "
-               "that torchvision publishes.")
+_CIFAR_NOTE = ("Put {archive}, or torchvision's folder {folder}, below a data folder. Compared with the MD5 of each "
+               "file that torchvision publishes.")
 
 register(DataSet(
     name="cifar-10", title="CIFAR-10", **_CIFAR, classes=10, y="(n,) int64, the class 0-9",
@@ -262,7 +262,7 @@ def read_imagenet_o_small(
     "ImageNet-O, made small in the same way as ImageNet's first hundred classes."
     return read_pictures(class_files(folder), small_centre_crop)
 
-# %% ../../nbs/library/00g_photos.ipynb #febd08a3
+# %% ../../nbs/library/00g_photos.ipynb #6cd43f66
 _LARGE = dict(**_COLOURED, size=224, x="(n, 3, 224, 224) uint8, RGB: shorter side to 256, middle cut out")
 _FEW_PIXELS = dict(**_COLOURED, size=64, x="(n, 3, 64, 64) uint8, RGB: shorter side to 73, middle cut out")
 _IMAGENET = dict(
@@ -275,8 +275,8 @@ register(DataSet(
     name="imagenet", title="ImageNet (ILSVRC 2012), validation set", splits={"val": 50_000}, **_IMAGENET, **_LARGE,
     classes=1000, y="(n,) int64, the class 0-999: place of its folder, sorted", read=read_imagenet,
     files=("val/*/*.JPEG",),
-    note="Put a folder a class below imagenet/val, all 1,000 of them, or the class numbers shift. `load` takes 7.5 GB of "
-         "memory; `read_pictures(class_files(folder)[:n], centre_crop)` reads a part.",
+    note="Put a folder a class below imagenet/val, all 1,000 of them, or the class numbers shift. `load` takes 7.5 GB "
+         "of memory; `read_pictures(class_files(folder)[:n], centre_crop)` reads a part.",
 ))
 register(DataSet(
     name="imagenet-100", title="ImageNet, the first hundred classes", splits={"train": 70_000, "val": 5_000},

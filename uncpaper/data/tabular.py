@@ -102,7 +102,7 @@ def read_bikes(
     rows = bike_rows(folder / "bike-rental-dataset.csv.gz")
     return torch.tensor(bike_features(rows).to_numpy()), torch.tensor(rows[["cnt"]].to_numpy(np.float32))
 
-# %% ../../nbs/library/00d_tabular.ipynb #d867d2d4
+# %% ../../nbs/library/00d_tabular.ipynb #14074b6d
 register(DataSet(
     name="bike-sharing", title="Bike Sharing, hourly", splits={"all": 17_379}, licence="CC BY 4.0",
     x="(n, 19) float32: year (0, 1), date and hour on the circle, weekday, holiday, working day, weather (1-4), "
@@ -111,8 +111,8 @@ register(DataSet(
     citation="H. Fanaee-T, J. Gama: Event labeling combining ensemble detectors and background knowledge. "
              "Progress in Artificial Intelligence 2, 113-127, 2014",
     read=read_bikes, folder="bike-sharing", files=("bike-rental-dataset.csv.gz",), embedded=True,
-    note="Rows are in order of time: shuffle before cutting. The weather is missing in 1,258 rows of our copy and taken "
-         "from the hour before; the weekday is rebuilt from the date.",
+    note="Rows are in order of time: shuffle before cutting. The weather is missing in 1,258 rows of our copy and "
+         "taken from the hour before; the weekday is rebuilt from the date.",
 ));
 
 # %% ../../nbs/library/00d_tabular.ipynb #e2346aff
