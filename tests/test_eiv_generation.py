@@ -10,8 +10,8 @@ from uncpaper.papers.shared.denoising import SAMPLERS, Generate
 from uncpaper.plots import mosaic, show_grid
 from uncpaper.plots import use_style
 
-TASK = eiv.Task("digits", labelled=200, learned=400, test=50)
-DENOISER = eiv.TrainDenoiser(TASK.for_denoiser, "digit_mlp", 60, 64, 1e-3, decay=0.9, warm=10)
+PARTS = eiv.Parts("digits", labelled=200, learned=400, test=50)
+DENOISER = eiv.TrainDenoiser(PARTS.for_denoiser, "digit_mlp", 60, 64, 1e-3, decay=0.9, warm=10)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -52,8 +52,8 @@ def test_a_grid_shows_black_as_black_cuts_off_what_is_beyond_and_labels_the_midd
 
 
 def test_the_judge_speaks_as_its_network_does_one_picture_at_a_time_or_all_at_once():
-    judge = eiv.TrainClassifier("clean", TASK.for_classifier, "small_mlp", 4, 0, 40)
-    x, network = TASK.for_test.load().x, judge.load().cpu()
+    judge = eiv.TrainClassifier("clean", PARTS.for_classifier, "small_mlp", 4, 0, 40)
+    x, network = PARTS.for_test.load().x, judge.load().cpu()
     with torch.no_grad(): plain = network(x).double().softmax(1)
     said = opinion(judge, x)
     assert said.dtype == torch.float64 and torch.allclose(said, plain, atol=1e-6)

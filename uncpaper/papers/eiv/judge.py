@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from . import TrainClassifier
-from ...training import device
+from ...training import in_chunks
 
 # %% ../../../nbs/papers/eiv/judge.ipynb #4707c2ad
 def opinion(
@@ -21,7 +21,7 @@ def opinion(
 ) -> Tensor:             # (n, class) float64, on the CPU
     "The judge's probabilities, without dropout."
     model = judge.load()
-    with torch.no_grad(): return torch.cat([model(part.to(device())).double().softmax(1).cpu() for part in x.split(500)])
+    return in_chunks(lambda part: model(part).double().softmax(1), x, 500)
 
 def sure(
     probabilities: Tensor,  # (n, class)

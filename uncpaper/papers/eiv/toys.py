@@ -23,7 +23,7 @@ from ...numerics import generator
 from . import METHODS, FreshNoise, LabelLoss, Method, unchanged
 from ...reproduce.stages import Stage
 from ...schedules import SCHEDULES
-from ...training import Minibatches, copied, device, fit
+from ...training import Minibatches, fit, nothing, restored
 
 # %% ../../../nbs/papers/eiv/toys.ipynb #8ab113c5
 class Points(NamedTuple):
@@ -152,10 +152,11 @@ class TrainOnBoard(Stage):
         points = self.board.points(self.samples, self.seed, "train")
         shown = self.shown.train(PointViews(self.board, points.noisy, self.seed, "train", points.clean), self.K)
         torch.manual_seed(self.seed)
-        model = point_network()
-        history = pd.DataFrame(fit(model, (shown, points.labels), self.loss, self.minibatches, torch.optim.Adam(model.parameters(), self.lr),
-            self.epochs * self.minibatches.per_epoch, lambda m: {}, 60 * self.batches, self.seed, folder / "checkpoint", label=f"{self.method}, T = {self.board.T}, seed {self.seed}"))
-        return {"history": history, "weights": copied(model.state_dict())}
+        model, batches = point_network(), self.minibatches
+        optimizer = torch.optim.Adam(model.parameters(), self.lr)
+        rows = fit(model, (shown, points.labels), self.loss, batches, optimizer, self.epochs * batches.per_epoch, nothing,
+                   60 * self.batches, self.seed, folder / "checkpoint", label=f"{self.label}, seed {self.seed}")
+        return {"history": pd.DataFrame(rows), "weights": model.state_dict()}
 
     @property
     def loss(self) -> LabelLoss:
@@ -163,10 +164,8 @@ class TrainOnBoard(Stage):
         return LabelLoss(unchanged, FreshNoise(self.board.T, self.board.denoiser.schedule) if self.shown.fresh else unchanged)
 
     def load(self) -> DropoutClassifier:
-        "The trained network, where `device` says."
-        model = point_network()
-        model.load_state_dict(self.result()["weights"])
-        return model.to(device())
+        "The trained network, in evaluation mode, on the device for it."
+        return restored(point_network(), self.result()["weights"])
 
 # %% ../../../nbs/papers/eiv/toys.ipynb #d3f08332
 @dataclass(frozen=True)

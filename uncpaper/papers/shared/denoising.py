@@ -36,7 +36,6 @@ class Source(Protocol):
     name: str                # of the set
     size: int                # height and width, pixels
     channels: int
-    data: tuple[str, ...]    # the data sets that `load` loads
 
     def load(self) -> Split: # x float32 in [-1, 1], (n, channels, size, size), and y
         "The pictures and their labels."
@@ -156,9 +155,6 @@ class TrainDenoiser(Stage):
     def __post_init__(self):
         for field, allowed in {"backbone": BACKBONES, "schedule": SCHEDULES, "target": TARGETS}.items():
             one_of(field, getattr(self, field), allowed)
-
-    @property
-    def data(self) -> tuple[str, ...]: return self.images.data
 
     @property
     def cost(self) -> float: return 3 * self.steps * self.batch * BACKBONES[self.backbone].milliseconds / 1000
