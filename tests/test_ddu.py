@@ -67,19 +67,16 @@ def test_training_and_test_digits_share_no_picture():
     assert len(train) + len(test) == 1797 and sum(tuple(row.tolist()) in rows for row in test) == 0
 
 
-def test_the_step_size_drops_where_the_paper_says_also_after_a_checkpoint(tmp_path):
-    def optimiser(model): return ddu.with_milestones(torch.optim.SGD(model.parameters(), 0.1), (3, 5))
-    first, second = nn.Linear(1, 1), nn.Linear(1, 1)
-    before = optimiser(first)
-    for _ in range(4): before.step()
-    training.save_checkpoint(tmp_path / "c", first, before, {})
-    after = optimiser(second)
-    training.load_checkpoint(tmp_path / "c", second, after)
-    rates = []
-    for _ in range(3):
-        after.step()
-        rates.append(after.param_groups[0]["lr"])
-    assert rates == pytest.approx([0.001, 0.001, 0.001]) and before.param_groups[0]["lr"] == pytest.approx(0.01)
+def test_the_step_size_drops_where_the_paper_says(tmp_path, monkeypatch):
+    rates, fitted = [], training.fit
+
+    def watched(model, tensors, loss, batches, optimizer, steps, evaluate, *rest, **named):
+        def rate(model): return evaluate(model) | {"lr": optimizer.param_groups[0]["lr"]}
+        rates.extend(row["lr"] for row in fitted(model, tensors, loss, batches, optimizer, steps, rate, *rest, **named))
+        return []
+    monkeypatch.setattr(ddu, "fit", watched)
+    ddu.Train(ddu.task("digits", 200, 50), ddu.Network("small_lenet"), 0, epochs=7).build(tmp_path)
+    assert rates == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.001, 0.001, 0.001])
 
 
 def test_a_training_that_is_killed_continues_to_the_same_bits(trained, tmp_path, monkeypatch):

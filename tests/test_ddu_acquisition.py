@@ -9,9 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from uncpaper.data import Split
+from uncpaper.ensembles import Ensemble
 from uncpaper.papers.ddu import Network, Pictures, Task
 from uncpaper.papers.ddu import acquisition as al
 from uncpaper.papers.ddu.ambiguous import AmbiguousPictures, recipe
+from uncpaper.training import Draws
 
 DIGITS, TEST = Pictures("digits", "train", 1200), Pictures("digits", "test", 200)
 MADE = recipe(DIGITS, Pictures("digits", "test", 597), 8, (40, 10), "small_lenet", (30, 40), 20, judges=2)
@@ -37,7 +39,7 @@ def dirty(drawn=100, unique=40):
 @given(st.integers(1, 6000), st.integers(0, 3))
 @settings(max_examples=30, deadline=None)
 def test_no_item_is_drawn_more_often_than_its_share(n, epoch):
-    sampler = al.RepeatSampled(n, 64, seed=5)
+    sampler = Draws(n, al.BATCH, 5, al.DRAWS)
     steps = range(epoch * sampler.per_epoch, (epoch + 1) * sampler.per_epoch)
     counts = torch.cat([sampler(step) for step in steps]).bincount(minlength=n)
     assert counts.sum() == 5056 and counts.max() <= math.ceil(5056 / n)
@@ -106,7 +108,7 @@ def test_ties_are_broken_by_the_pools_order_as_topk_does():
 def test_densities_in_single_precision_follow_the_pool_log_densities_do_not():
     pool, known = dirty().load(8, 0), torch.tensor(al.balanced(dirty().load(8, 0), 20))
     torch.manual_seed(0)
-    model = [Network("tiny_resnet", 3.0, True).build(Task(DIGITS, TEST, 8)).eval()]
+    model = Ensemble([Network("tiny_resnet", 3.0, True).build(Task(DIGITS, TEST, 8)).eval()])
     labelled = Split(pool.x[known], pool.y[known])
     rest = torch.ones(500, dtype=torch.bool).index_fill(0, known, False).nonzero()[:, 0]
     ask = al.Ask(model, labelled, pool.x[rest], None)

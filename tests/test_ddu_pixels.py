@@ -10,10 +10,13 @@ from scipy.stats import multivariate_normal
 from sklearn.metrics import jaccard_score
 
 from uncpaper import data
+from uncpaper.ensembles import Ensemble
 from uncpaper.metrics import entropy
 from uncpaper.papers.ddu.pixels import (
     BACKGROUND, INK, MEASURES, UNSEEN, Maps, Member, PixelNet, Scenes, Segmentation, Segmenter, Timing, areas, as_rows,
-    averaged, dropout_only, gather, in_parts, items, mean_iou, paste, pixel_density, shrunk, trust_curves, unseen_auroc)
+    averaged, dropout_only, gather, items, maps_of, mean_iou, paste, pixel_density, shrunk, trust_curves, unseen_auroc)
+from uncpaper.training import in_chunks
+
 
 TINY = Scenes(side=24, digit=8)
 
@@ -127,9 +130,9 @@ def test_the_density_over_pixels_is_scipys():
     peers = [multivariate_normal(mine.mean(0), np.cov(mine.T)).logpdf(x) for mine in classes]
     theirs = np.stack(peers) + np.log([len(mine) / len(labels) for mine in classes])[:, None]
     assert np.allclose(density.log_density(x, priors=True), np.logaddexp.reduce(theirs), rtol=1e-4, atol=1e-4)
-    predicted, maps = in_parts(Segmenter([network], density).ddu, test.x, size=1)
+    predicted, maps = in_chunks(Segmenter(Ensemble([network]), density).ddu, test.x, size=1)
     assert np.allclose(maps["DDU"].flatten(), -np.logaddexp.reduce(theirs), rtol=1e-4, atol=1e-4)
-    assert torch.equal(predicted, in_parts(Segmenter([network], density).softmax, test.x)[0])
+    assert torch.equal(predicted, maps_of(Segmenter(Ensemble([network]), density).softmax, test.x)[0])
 
 
 def test_rows_are_pixels():
@@ -138,10 +141,10 @@ def test_rows_are_pixels():
 
 
 def test_mixtures_of_members():
-    members = torch.tensor([[0.9, 0.1], [0.1, 0.9]], dtype=torch.float64).reshape(2, 1, 1, 1, 2)
-    _, maps = averaged("ensemble", members)
+    members = torch.tensor([[0.9, 0.1], [0.1, 0.9]], dtype=torch.float64).reshape(2, 1, 2, 1, 1)
+    _, maps = averaged("ensemble", members.log())
     assert maps["ensemble PE"].item() == pytest.approx(math.log(2))
-    assert maps["ensemble MI"].item() == pytest.approx(math.log(2) - entropy(members[0]).item())
+    assert maps["ensemble MI"].item() == pytest.approx(math.log(2) - entropy(members[0, 0, :, 0, 0]).item())
 
 
 def test_dropout_only_leaves_batch_normalisation_fixed():

@@ -14,8 +14,9 @@ from torch.nn import functional as F
 
 from uncpaper.metrics import auroc, entropy, mutual_information
 from uncpaper.models.spectral import operator_norm
-from uncpaper.papers.ddu.toys import (Members, MoonsNetwork, Objectives, ToyEnsemble, TwoMoons, clusters, ellipse, far_from, fit_conditional, fit_joint,
-                                      fit_marginal, grid, line_data, log_joint, members_loss, moons, objectives, region, shown_density, whole_batches)
+from uncpaper.papers.ddu.toys import (
+    MoonsNetwork, Objectives, SideBySide, ToyEnsemble, TwoMoons, clusters, ellipse, far_from, fit_conditional,
+    fit_joint, fit_marginal, grid, line_data, log_joint, moons, objectives, region, shown_density, summed_loss)
 
 
 @pytest.fixture(autouse=True)
@@ -24,7 +25,10 @@ def home(tmp_path, monkeypatch):
     torch.set_num_threads(1)
 
 
-@pytest.mark.parametrize("stage", [TwoMoons(0, 2, 0.65, samples=256), ToyEnsemble(0, 2, 20, 8, 30), Objectives(0, 40, fresh=50)], ids=lambda s: type(s).__name__)
+STAGES = TwoMoons(0, 2, 0.65, samples=256), ToyEnsemble(0, 2, 20, 8, 30), Objectives(0, 40, fresh=50)
+
+
+@pytest.mark.parametrize("stage", STAGES, ids=lambda s: s.kind)
 def test_the_same_stage_gives_the_same_bits_again(stage):
     from uncpaper.reproduce.stages import default_store
     first = default_store().contents(stage.ensure().key)
@@ -66,17 +70,6 @@ def test_training_keeps_the_norms_near_the_coefficient_and_the_head_free():
     assert max(norms) < 0.65 * 1.02 and torch.linalg.matrix_norm(model.head.weight, 2) > 0.65
 
 
-@given(n=st.integers(1, 60), size=st.integers(1, 60), seed=st.integers(0, 5))
-@settings(max_examples=40, deadline=None)
-def test_every_batch_is_whole_and_an_epoch_repeats_nothing(n, size, seed):
-    if size > n:
-        with pytest.raises(ValueError, match=f"between 1 and n = {n}, got {size}"): whole_batches(n, size, seed)
-        return
-    rows = whole_batches(n, size, seed)
-    epoch = torch.cat([rows(step) for step in range(n // size)])
-    assert len(epoch) == n // size * size == len(epoch.unique()) and len(rows(n // size)) == size
-
-
 def test_the_grid_is_the_figures_window():
     assert grid().shape == (10_000, 2) and grid().amin(0).tolist() == [-2.5, -3] and grid().amax(0).tolist() == [3.5, 3]
     assert grid()[1, 0] > grid()[0, 0] and grid()[1, 1] == grid()[0, 1], "row by row"
@@ -85,16 +78,16 @@ def test_the_grid_is_the_figures_window():
 def test_a_member_trained_among_others_is_the_member_trained_alone():
     x, y = line_data(20, 0)
     torch.manual_seed(0)
-    together = Members(3, 8)
-    alone = Members(1, 8)
+    together = SideBySide(3, 8)
+    alone = SideBySide(1, 8)
     for mine, theirs in zip(alone.parameters(), together.parameters()): mine.data = theirs.data[1:2].clone()
     for model in (together, alone):
         optimizer = torch.optim.Adam(model.parameters(), 0.01)
         for _ in range(50):
             optimizer.zero_grad()
-            members_loss(model, x, y).backward()
+            summed_loss(model, x, y).backward()
             optimizer.step()
-    assert torch.allclose(together(x)[:, 1], alone(x)[:, 0], atol=1e-4)
+    assert torch.allclose(together(x)[1], alone(x)[0], atol=1e-4)
 
 
 def test_places_on_the_line_are_what_the_data_say():
@@ -135,7 +128,8 @@ def test_the_joint_fit_is_moments_and_its_density_scipys():
 def test_expectation_maximisation_arrives_where_scikit_learn_does_and_never_climbs():
     z, y = clusters(80, 0.05, 1, "train")
     start = fit_joint(z, y)
-    peer = GaussianMixture(3, tol=1e-10, max_iter=5000, reg_covar=0, weights_init=start.weights, means_init=start.means, precisions_init=start.covariances.inverse()).fit(z)
+    there = dict(weights_init=start.weights, means_init=start.means, precisions_init=start.covariances.inverse())
+    peer = GaussianMixture(3, tol=1e-10, max_iter=5000, reg_covar=0, **there).fit(z)
     q = fit_marginal(start, z)
     assert math.isclose(-objectives(q, z, y)["H[Z]"].item(), peer.score(z), rel_tol=1e-8)
     assert np.allclose(q.covariances, peer.covariances_, atol=1e-3)
@@ -163,7 +157,8 @@ def test_no_outliers_no_replaced_label():
 @given(mass=st.floats(0.01, 0.999))
 @settings(max_examples=20, deadline=None)
 def test_an_ellipse_lies_where_the_chi_squared_says(mass):
-    mean, covariance = torch.tensor([1.0, -2.0], dtype=torch.float64), torch.tensor([[2.0, 0.7], [0.7, 0.5]], dtype=torch.float64)
+    mean = torch.tensor([1.0, -2.0], dtype=torch.float64)
+    covariance = torch.tensor([[2.0, 0.7], [0.7, 0.5]], dtype=torch.float64)
     d = ellipse(mean, covariance, mass) - mean
     assert np.allclose(torch.einsum("pi,ij,pj->p", d, covariance.inverse(), d), stats.chi2.ppf(mass, 2))
     assert torch.allclose(d[0], d[-1])

@@ -6,10 +6,10 @@
 __all__ = ['GREY', 'COLOURED', 'IMAGENET', 'KNOWN', 'DIGITS', 'UNKNOWN', 'NETWORKS', 'SINGLE', 'ENSEMBLE', 'Look', 'pictures',
            'digits', 'resized', 'Pictures', 'Source', 'split_apart', 'Problem', 'Task', 'Known', 'task', 'unknown',
            'Architecture', 'Network', 'member_seeds', 'cross_entropy', 'augmented_loss', 'augmented', 'outputs',
-           'quality', 'Train', 'training_rows', 'with_milestones', 'readings', 'jitter_report', 'Score', 'entropy_of',
-           'energy_of', 'rarity_of', 'uncertainties', 'detection', 'detections', 'calibration', 'half_width']
+           'quality', 'Train', 'training_rows', 'readings', 'jitter_report', 'Score', 'entropy_of', 'energy_of',
+           'rarity_of', 'uncertainties', 'detection', 'detections', 'calibration', 'half_width']
 
-# %% ../../../nbs/papers/ddu/index.ipynb #dec93c3a
+# %% ../../../nbs/papers/ddu/index.ipynb #c82d76c4
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,19 +20,21 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim.lr_scheduler import MultiStepLR
 
 from ...checks import one_of
-from ...data import Split, card, load, published_split, shuffled_split
+from ...data import (
+    CIFAR_MEAN, CIFAR_STD, MNIST_MEAN, MNIST_STD, Split, card, load, normalise, published_split, resize, shuffled_split)
 from ...density import GaussianDiscriminant
-from ...ensembles import mutual_information, predictive_entropy, mean_probabilities
+from ...ensembles import mean_probabilities, member_probabilities
 from ...metrics import (
-    auroc, average_precision, energy, expected_calibration_error, fit_temperature, fpr_at_tpr, softmax_entropy)
+    auroc, average_precision, energy, expected_calibration_error, fit_temperature, fpr_at_tpr, mutual_information,
+    predictive_entropy, softmax_entropy)
 from ...models import classifiers
-from ...models.spectral import warm_up
-from ...pictures import CIFAR_MEAN, CIFAR_STD, MNIST_MEAN, MNIST_STD, normalise, resize
-from ...plots import mean_interval
+from ...models.spectral import settle
+from ...statistics import mean_interval
 from ...reproduce.stages import Stage
-from ...training import Minibatches, device, fit
+from ...training import Minibatches, fit, predict, restored
 
 # %% ../../../nbs/papers/ddu/index.ipynb #a3b25178
 class Look(NamedTuple):
@@ -250,20 +252,17 @@ def augmented(
     j = torch.arange(width, device=x.device)[None, None] + columns
     return padded[torch.arange(n, device=x.device)[:, None, None], i, j].permute(0, 3, 1, 2)
 
-# %% ../../../nbs/papers/ddu/index.ipynb #7655296b
+# %% ../../../nbs/papers/ddu/index.ipynb #538f5400
 def outputs(
     model: classifiers.Classifier,
     x: Tensor,                # (n, channel, height, width), on any device
     size: int = 1000,         # pictures at a time
 ) -> dict[str, Tensor]:       # logits (n, class) and features (n, feature), on the CPU
     "Features and logits for all pictures from one pass, in evaluation mode; the mode is then set back."
-    was_training, device = model.training, next(model.parameters()).device
-    model.eval()
-    with torch.inference_mode():
-        features = [model.features(part.to(device)) for part in x.split(size)]
-        logits = [model.head(z) for z in features]
-    model.train(was_training)
-    return {name: torch.cat([v.cpu() for v in values]) for name, values in (("features", features), ("logits", logits))}
+    def both(part: Tensor) -> dict[str, Tensor]:
+        z = model.features(part)
+        return {"features": z, "logits": model.head(z)}
+    return predict(model, x, size, both)
 
 # %% ../../../nbs/papers/ddu/index.ipynb #4625ea5b
 def quality(model: classifiers.Classifier, split: Split) -> dict[str, float]: # of labelled pictures
@@ -272,7 +271,7 @@ def quality(model: classifiers.Classifier, split: Split) -> dict[str, float]: # 
     accuracy = (logits.argmax(1) == split.y).double().mean().item()
     return {"accuracy": accuracy, "nll": F.cross_entropy(logits.double(), split.y).item()}
 
-# %% ../../../nbs/papers/ddu/index.ipynb #6b92efb4
+# %% ../../../nbs/papers/ddu/index.ipynb #2cf70a29
 @dataclass(frozen=True)
 class Train(Stage):
     "A classifier. Its result: the weights, and the validation's course."
@@ -301,31 +300,19 @@ class Train(Stage):
         batches = Minibatches(len(p.x), self.batch, self.seed)
         steps = self.epochs * batches.per_epoch
         sgd = torch.optim.SGD(model.parameters(), self.lr, momentum=0.9, weight_decay=5e-4)
-        optimiser = with_milestones(sgd, (steps * 3 // 7, steps * 5 // 7))
-        rows = fit(model, (p.x, p.y), augmented_loss if self.augment else cross_entropy, batches, optimiser, steps,
+        rows = fit(model, (p.x, p.y), augmented_loss if self.augment else cross_entropy, batches, sgd, steps,
                    lambda m: quality(m, p.validation), batches.per_epoch, self.seed, folder / "checkpoint",
-                   label=f"{self.network.name} seed {self.seed}")
-        return {"history": pd.DataFrame(rows), "weights": warm_up(model).state_dict()}
+                   label=f"{self.network.name} seed {self.seed}",
+                   scheduler=MultiStepLR(sgd, [steps * 3 // 7, steps * 5 // 7]))
+        return {"history": pd.DataFrame(rows), "weights": settle(model).state_dict()}
 
     def load(self) -> classifiers.Classifier:
         "The trained network, in evaluation mode, on the device for it."
-        model = self.network.build(self.task)
-        model.load_state_dict(self.result()["weights"])
-        return model.eval().to(device())
+        return restored(self.network.build(self.task), self.result()["weights"])
 
 def training_rows(task: Task) -> int:
     "Training pictures, about, without loading them."
     return int(0.9 * task.train.count)
-
-def with_milestones(optimiser: torch.optim.Optimizer, milestones: tuple[int, ...]) -> torch.optim.Optimizer:
-    "The step size drops to a tenth after each of these steps. The count is part of the optimiser's state, and so survives a checkpoint."
-    for group in optimiser.param_groups: group["steps"] = 0
-    def after(optimiser, *_):
-        for group in optimiser.param_groups:
-            group["steps"] += 1
-            group["lr"] *= 0.1 ** milestones.count(group["steps"])
-    optimiser.register_step_post_hook(after)
-    return optimiser
 
 # %% ../../../nbs/papers/ddu/index.ipynb #0ec07745
 def readings(
@@ -385,8 +372,8 @@ SINGLE: dict[str, Callable[[Mapping[str, Tensor]], Tensor]] = { # method -> unce
     "softmax": entropy_of, "energy": energy_of, "DDU": rarity_of,
 }
 
-# %% ../../../nbs/papers/ddu/index.ipynb #7ca49fff
-ENSEMBLE: dict[str, Callable[[Tensor], Tensor]] = { # method -> uncertainty from all logits, (member, n, class)
+# %% ../../../nbs/papers/ddu/index.ipynb #1a2e9da0
+ENSEMBLE: dict[str, Callable[[Tensor], Tensor]] = { # method -> uncertainty from all probabilities, (member, n, class)
     "ensemble PE": predictive_entropy,
     "ensemble MI": mutual_information,
 }
@@ -397,8 +384,8 @@ def uncertainties(
 ) -> dict[str, Tensor]:          # method -> (n,)
     "Every uncertainty of one network, or of an ensemble."
     if isinstance(scored, dict): return {method: score(scored[name]) for method, score in SINGLE.items()}
-    logits = torch.stack([s[name]["logits"] for s in scored])
-    return {method: score(logits) for method, score in ENSEMBLE.items()}
+    p = member_probabilities(torch.stack([s[name]["logits"] for s in scored]))
+    return {method: score(p) for method, score in ENSEMBLE.items()}
 
 # %% ../../../nbs/papers/ddu/index.ipynb #af331d8b
 def detection(

@@ -7,7 +7,7 @@ __all__ = ['LOWEST', 'HIGHEST', 'DISAGREEMENT', 'RECIPES', 'SMALL', 'Autoencoder
            'mixtures', 'sharpened', 'stratified', 'judgement', 'Ambiguous', 'recipe', 'noisy', 'AmbiguousPictures',
            'PublishedAmbiguous', 'Dirty', 'ambiguous_pictures', 'dirty_task', 'dirty_networks']
 
-# %% ../../../nbs/papers/ddu/ambiguous-mnist.ipynb #95080ef6
+# %% ../../../nbs/papers/ddu/ambiguous-mnist.ipynb #24a1fdc2
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,16 +19,16 @@ import torch
 from torch import Tensor
 
 from ...checks import one_of, within
-from ...data import Split
-from ...pictures import normalise
-from ...ensembles import mean_probabilities, mutual_information, predictive_entropy
+from ...data import Split, normalise
+from ...ensembles import Ensemble, member_probabilities
+from ...metrics import mutual_information, predictive_entropy
 from ...models.vae import VAE
 from ...numerics import generator
-from . import GREY, Network, Pictures, Score, Source, Task, Train, outputs, pictures, task
+from . import GREY, Network, Pictures, Score, Source, Task, Train, pictures, task
 from ...reproduce.stages import Stage
-from ...training import Minibatches, fit
+from ...training import Minibatches, fit, nothing, predict, restored
 
-# %% ../../../nbs/papers/ddu/ambiguous-mnist.ipynb #90e92105
+# %% ../../../nbs/papers/ddu/ambiguous-mnist.ipynb #b2a6628a
 @dataclass(frozen=True)
 class Autoencoder(Stage):
     "A variational autoencoder of one set of pictures. Its result: the weights and the course of the loss."
@@ -55,15 +55,13 @@ class Autoencoder(Stage):
         batches = Minibatches(len(x), 128, self.seed)
         steps = self.epochs * batches.per_epoch
         adam = torch.optim.Adam(model.parameters(), 1e-3)
-        rows = fit(model, (x,), negative_elbo, batches, adam, steps, lambda model: {}, batches.per_epoch, self.seed,
+        rows = fit(model, (x,), negative_elbo, batches, adam, steps, nothing, batches.per_epoch, self.seed,
                    folder / "checkpoint", label="autoencoder")
         return {"history": pd.DataFrame(rows), "weights": model.state_dict()}
 
     def load(self) -> VAE:
-        "The trained autoencoder, in evaluation mode."
-        model = self.network()
-        model.load_state_dict(self.result()["weights"])
-        return model.eval()
+        "The trained autoencoder, in evaluation mode, on the CPU."
+        return restored(self.network(), self.result()["weights"]).cpu()
 
 def negative_elbo(
     model: VAE,
@@ -137,17 +135,16 @@ def stratified(
     weight = counts.clamp_min(1) ** 0.2 / counts.clamp_min(1)
     return torch.multinomial(weight[place], n, generator=random) # without replacement, uniform within a bin
 
-# %% ../../../nbs/papers/ddu/ambiguous-mnist.ipynb #a03ca1d4
+# %% ../../../nbs/papers/ddu/ambiguous-mnist.ipynb #a89d4d12
 def judgement(
     judges: Sequence[Train],
     x: Tensor,               # (n, 1, size, size), in [0, 1]
 ) -> Tensor:                 # (judge, n, class), logits
     "What networks that know clean digits say of pictures, ten thousand at a time."
-    models = [judge.load() for judge in judges]
-    def said(part: Tensor) -> Tensor: return torch.stack([outputs(m, part, len(part))["logits"] for m in models])
-    return torch.cat([said(normalise(part, *GREY)) for part in x.split(10_000)], dim=1)
+    panel = Ensemble([judge.load() for judge in judges])
+    return predict(panel, x, 10_000, lambda part: panel(normalise(part, *GREY)), dim=1)
 
-# %% ../../../nbs/papers/ddu/ambiguous-mnist.ipynb #8bf0ccd4
+# %% ../../../nbs/papers/ddu/ambiguous-mnist.ipynb #6b0e7cf6
 @dataclass(frozen=True)
 class Ambiguous(Stage):
     "Ambiguous pictures. Its result: train and test, each with x, and the judges' probabilities, labels and entropy."
@@ -172,11 +169,11 @@ class Ambiguous(Stage):
     def part(self, n: int, random: torch.Generator) -> dict[str, Tensor]: # x, probabilities, entropy, labels: (n, ...)
         "One of the two parts."
         x = self.candidates(random)
-        logits = judgement(self.judges, x)
-        entropies = predictive_entropy(logits)
-        kept = (mutual_information(logits) <= DISAGREEMENT) & (entropies >= LOWEST) & (entropies <= HIGHEST)
+        said = member_probabilities(judgement(self.judges, x))
+        entropies = predictive_entropy(said)
+        kept = (mutual_information(said) <= DISAGREEMENT) & (entropies >= LOWEST) & (entropies <= HIGHEST)
         taken = kept.nonzero()[:, 0][stratified(entropies[kept], n, random)]
-        probabilities = mean_probabilities(logits[:, taken])
+        probabilities = said[:, taken].mean(0)
         labels = torch.multinomial(probabilities, self.labels, replacement=True, generator=random)
         return {"x": x[taken], "probabilities": probabilities, "entropy": entropies[taken], "labels": labels}
 
