@@ -12,6 +12,7 @@ from uncpaper import training
 from uncpaper.numerics import generator
 from uncpaper.papers import ddu
 from uncpaper.papers.ddu import ambiguous
+from uncpaper.pictures import COLOURED, Pictures, augmented
 
 DIGITS = ddu.DIGITS
 GLYPHS = ("glyphs", ddu.unknown("glyphs", 60))
@@ -55,14 +56,14 @@ def test_pictures_of_every_set_lie_in_the_unit_interval_and_are_normalised_by_th
 
 
 def test_grey_pictures_are_repeated_for_networks_with_three_channels():
-    colour = ddu.Task(DIGITS.train, DIGITS.test, 8, channels=3, look=ddu.COLOURED)
+    colour = ddu.Task(DIGITS.train, DIGITS.test, 8, channels=3, look=COLOURED)
     x = colour.view(ddu.unknown("glyphs", 4)).x
-    back = x * torch.tensor(ddu.COLOURED.std).view(3, 1, 1) + torch.tensor(ddu.COLOURED.mean).view(3, 1, 1)
+    back = x * torch.tensor(COLOURED.std).view(3, 1, 1) + torch.tensor(COLOURED.mean).view(3, 1, 1)
     assert torch.allclose(back[:, 0], back[:, 2], atol=1e-6)
 
 
 def test_training_and_test_digits_share_no_picture():
-    train, test = (ddu.pictures("digits", part, 8).x.flatten(1) for part in ("train", "test"))
+    train, test = (Pictures("digits", part, count).load(8).x.flatten(1) for part, count in (("train", 1200), ("test", 597)))
     rows = {tuple(row.tolist()) for row in train}
     assert len(train) + len(test) == 1797 and sum(tuple(row.tolist()) in rows for row in test) == 0
 
@@ -99,7 +100,7 @@ def test_a_training_that_is_killed_continues_to_the_same_bits(trained, tmp_path,
 def test_shifted_pictures_are_windows_of_the_padded_or_mirrored_one():
     torch.manual_seed(0)
     x = torch.rand(64, 2, 8, 8)
-    seen = ddu.augmented(x)
+    seen = augmented(x)
     padded = nn.functional.pad(x, (4, 4, 4, 4))
     mirrored = nn.functional.pad(x.flip(3), (4, 4, 4, 4))
     for i in range(64):
@@ -166,7 +167,7 @@ def test_the_temperature_is_that_of_the_validation_set(scored):
     (lambda: ddu.Network("resnet"), "name of a network must be one of"),
     (lambda: ddu.task("cifar", 1, 1), "task must be one of"),
     (lambda: ddu.unknown("digit", 1), "others must be one of"),
-    (lambda: ddu.Pictures("digits", "train", 5000).load(8), "count of digits train must be at most 1200, got 5000"),
+    (lambda: Pictures("digits", "train", 5000).load(8), "count of digits train must be at most 1200, got 5000"),
     (lambda: ambiguous.ambiguous_pictures("digits", "train", "ours"), "ambiguous must be one of remade, published"),
 ])
 def test_bad_requests_are_refused_in_one_line(ask, says):
@@ -196,7 +197,7 @@ def test_the_even_choice_follows_the_fifth_root():
 
 @pytest.fixture(scope="module")
 def made() -> ambiguous.Ambiguous:
-    digits = ddu.Pictures("digits", "train", 1200), ddu.Pictures("digits", "test", 597)
+    digits = Pictures("digits", "train", 1200), Pictures("digits", "test", 597)
     return ambiguous.recipe(*digits, 8, (40, 30), "small_lenet", (25, 25), 40, judges=3)
 
 
@@ -215,13 +216,13 @@ def test_ambiguous_pictures_are_what_the_recipe_allows(made):
 
 
 def test_dirty_digits_come_in_runs_that_no_split_cuts(made):
-    both = ambiguous.Dirty(ddu.Pictures("digits", "train", 100), ambiguous.AmbiguousPictures(made, "train", noise=0.0))
+    both = ambiguous.Dirty(Pictures("digits", "train", 100), ambiguous.AmbiguousPictures(made, "train", noise=0.0))
     x, y = both.load(8)
     assert len(x) == both.count == 100 + 400
     runs = x[100:].view(40, 10, -1)
     assert torch.equal(runs, runs[:, :1].expand_as(runs))
     assert torch.equal(y[100:].view(40, 10), made.result()["train"]["labels"])
-    problem = ddu.Task(both, ddu.Pictures("digits", "test", 50), 8).load(seed=1)
+    problem = ddu.Task(both, Pictures("digits", "test", 50), 8).load(seed=1)
     kept, validation = ({tuple(row.tolist()) for row in x.flatten(1)} for x in (problem.x, problem.validation.x))
     assert not kept & validation
 

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from uncpaper.data import Split
 from uncpaper.ensembles import Ensemble
-from uncpaper.papers.ddu import Network, Pictures, Task
+from uncpaper.papers.ddu import Network, Task
 from uncpaper.papers.ddu import acquisition as al
 from uncpaper.papers.ddu.ambiguous import AmbiguousPictures, recipe
+from uncpaper.pictures import Pictures
 from uncpaper.training import Draws
 
 DIGITS, TEST = Pictures("digits", "train", 1200), Pictures("digits", "test", 200)

@@ -15,9 +15,10 @@ from torch.nn import functional as F
 from uncpaper.originals.ddu_files import (
     ARCHITECTURES, KEYS, LAYOUTS, accuracies, ambiguous_entropies, ambiguous_shares, checkpoint_name, evaluate, evaluate_json, file_names,
     find_checkpoints, original_names, read_checkpoint, read_tensors, result_name, write_json)
-from uncpaper.papers.ddu import COLOURED, Network, Pictures, Task
+from uncpaper.papers.ddu import Network, Task
 from uncpaper.papers.ddu.acquisition import Acquire, Pool, acquisition
 from uncpaper.papers.ddu.ambiguous import AmbiguousPictures, recipe
+from uncpaper.pictures import COLOURED, Pictures
 
 torch.set_num_threads(1)
 CIFAR = Task(Pictures("cifar-10", "train", 50_000), Pictures("cifar-10", "test", 10_000), 32, 10, 3, COLOURED)

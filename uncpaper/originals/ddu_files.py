@@ -10,7 +10,7 @@ __all__ = ['ARCHITECTURES', 'LAYOUTS', 'MEASURES', 'KEYS', 'SETS', 'AL_TYPES', '
            'check_evaluation', 'accuracies', 'ambiguous_shares', 'ambiguous_entropies', 'entropies_so_far',
            'file_names', 'write_files']
 
-# %% ../../nbs/originals/ddu_files.ipynb #5191c979
+# %% ../../nbs/originals/ddu_files.ipynb #f5e7e8fd
 import hashlib
 import json
 import os
@@ -28,14 +28,15 @@ import torch
 from torch import Tensor, nn
 
 from ..checks import one_of
-from ..data import digest, sha256
+from ..data import Split, digest, sha256
 from ..density import GaussianDiscriminant
 from ..ensembles import mutual_information, predictive_entropy
 from ..metrics import energy, fit_temperature, softmax_entropy
 from ..models.classifiers import Classifier
-from ..papers.ddu import COLOURED, Network, Pictures, Source, Split, Task, calibration, detection, jitter_report, outputs, readings, split_apart
+from ..papers.ddu import Network, Task, calibration, detection, jitter_report, outputs, readings, split_apart
 from ..papers.ddu import task as learn
 from ..papers.ddu.acquisition import Acquire
+from ..pictures import COLOURED, Pictures, Source
 
 # %% ../../nbs/originals/ddu_files.ipynb #1a925790
 ARCHITECTURES = {"lenet": "lenet", "vgg16": "vgg16", "resnet18": "resnet18", "resnet50": "resnet50", "wide_resnet": "wide_resnet_28_10"}

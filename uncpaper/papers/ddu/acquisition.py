@@ -8,7 +8,7 @@ __all__ = ['BATCH', 'DRAWS', 'CHUNK', 'METHODS', 'STATE', 'PUBLISHED_SIZES', 'PU
            'LowDensity', 'LowDensityFloat32', 'OfEnsemble', 'PredictiveEntropy', 'Disagreement', 'acquisition',
            'most_uncertain', 'tied', 'read_rounds', 'write_rounds', 'shares', 'acquired_table', 'Acquire']
 
-# %% ../../../nbs/papers/ddu/acquisition.ipynb #84611faf
+# %% ../../../nbs/papers/ddu/acquisition.ipynb #8273cc39
 import json
 import math
 import os
@@ -24,15 +24,15 @@ from tqdm.auto import tqdm
 
 from ...checks import one_of, within
 from ...data import Split
-from ...pictures import normalise
 from ...density import GaussianDiscriminant, density_float32_exp
 from ...ensembles import Ensemble, mean_probabilities, member_logits, member_probabilities
 from ...metrics import mutual_information, predictive_entropy, softmax_entropy
 from ...models.classifiers import Classifier
 from ...models.spectral import settle
 from ...numerics import generator
-from . import GREY, Network, Pictures, Task, cross_entropy, jitter_report, outputs
+from . import Network, Task, cross_entropy, jitter_report, outputs
 from .ambiguous import Ambiguous, AmbiguousPictures, judgement, noisy
+from ...pictures import GREY, Pictures
 from ...reproduce.stages import Stage
 from ...training import Draws, fit, nothing
 
@@ -52,7 +52,7 @@ def judges_entropy(
     "Entropy of the mean prediction of the judges of a set of ambiguous pictures."
     return predictive_entropy(member_probabilities(judgement(made.judges, x)))
 
-# %% ../../../nbs/papers/ddu/acquisition.ipynb #e6aaf360
+# %% ../../../nbs/papers/ddu/acquisition.ipynb #31574a01
 @dataclass(frozen=True)
 class Pool:
     "Clean pictures, and ambiguous ones if any, that wait for a label. Raises ValueError for more than there are."
@@ -83,9 +83,9 @@ class Pool:
         x, y = (part[drawn] for part in self.clean.load(size))
         origin = torch.zeros(self.drawn, dtype=torch.bool)
         if not self.ambiguous:
-            return Candidates(normalise(x, *GREY), y, origin, torch.full(origin.shape, math.nan, dtype=torch.float64))
+            return Candidates(GREY.apply(x), y, origin, torch.full(origin.shape, math.nan, dtype=torch.float64))
         seen = noisy(x, self.ambiguous.noise, generator(seed, "noise"))
-        return Candidates(normalise(seen, *GREY), y, origin, judges_entropy(self.ambiguous.made, x))
+        return Candidates(GREY.apply(seen), y, origin, judges_entropy(self.ambiguous.made, x))
 
     def ambiguous_part(self, size: int) -> Candidates:
         "Ambiguous pictures, copies in a run."
@@ -93,7 +93,7 @@ class Pool:
         x, y = (part[:rows] for part in self.ambiguous.load(size))
         entropy = self.ambiguous.made.result()[self.ambiguous.part]["entropy"][: self.unique]
         origin, entropy = torch.ones(rows, dtype=torch.bool), entropy.repeat_interleave(self.ambiguous.copies)
-        return Candidates(normalise(x, *GREY), y, origin, entropy)
+        return Candidates(GREY.apply(x), y, origin, entropy)
 
 # %% ../../../nbs/papers/ddu/acquisition.ipynb #5a2366bb
 def balanced(

@@ -7,7 +7,7 @@ __all__ = ['LOWEST', 'HIGHEST', 'DISAGREEMENT', 'RECIPES', 'SMALL', 'Autoencoder
            'mixtures', 'sharpened', 'stratified', 'judgement', 'Ambiguous', 'recipe', 'noisy', 'AmbiguousPictures',
            'PublishedAmbiguous', 'Dirty', 'ambiguous_pictures', 'dirty_task', 'dirty_networks']
 
-# %% ../../../nbs/papers/ddu/ambiguous-mnist.ipynb #24a1fdc2
+# %% ../../../nbs/papers/ddu/ambiguous-mnist.ipynb #a011bd74
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,12 +19,13 @@ import torch
 from torch import Tensor
 
 from ...checks import one_of, within
-from ...data import Split, normalise
+from ...data import Split
 from ...ensembles import Ensemble, member_probabilities
 from ...metrics import mutual_information, predictive_entropy
 from ...models.vae import VAE
 from ...numerics import generator
-from . import GREY, Network, Pictures, Score, Source, Task, Train, pictures, task
+from . import Network, Score, Task, Train, task
+from ...pictures import GREY, Pictures, Source
 from ...reproduce.stages import Stage
 from ...training import Minibatches, fit, nothing, predict, restored
 
@@ -135,14 +136,14 @@ def stratified(
     weight = counts.clamp_min(1) ** 0.2 / counts.clamp_min(1)
     return torch.multinomial(weight[place], n, generator=random) # without replacement, uniform within a bin
 
-# %% ../../../nbs/papers/ddu/ambiguous-mnist.ipynb #a89d4d12
+# %% ../../../nbs/papers/ddu/ambiguous-mnist.ipynb #1add3ba6
 def judgement(
     judges: Sequence[Train],
     x: Tensor,               # (n, 1, size, size), in [0, 1]
 ) -> Tensor:                 # (judge, n, class), logits
     "What networks that know clean digits say of pictures, ten thousand at a time."
     panel = Ensemble([judge.load() for judge in judges])
-    return predict(panel, x, 10_000, lambda part: panel(normalise(part, *GREY)), dim=1)
+    return predict(panel, x, 10_000, lambda part: panel(GREY.apply(part)), dim=1)
 
 # %% ../../../nbs/papers/ddu/ambiguous-mnist.ipynb #6b0e7cf6
 @dataclass(frozen=True)
@@ -246,7 +247,7 @@ class AmbiguousPictures:
         x = found["x"].repeat_interleave(self.copies, 0)
         return Split(noisy(x, self.noise, generator(self.made.seed, "copies", self.part)), found["labels"].flatten())
 
-# %% ../../../nbs/papers/ddu/ambiguous-mnist.ipynb #6915baad
+# %% ../../../nbs/papers/ddu/ambiguous-mnist.ipynb #35951310
 @dataclass(frozen=True)
 class PublishedAmbiguous:
     "The published Ambiguous-MNIST: 6,000 pictures for each part, each with ten labels, in a run."
@@ -258,7 +259,7 @@ class PublishedAmbiguous:
 
     def load(self, size: int) -> Split: # x (n, 1, size, size), in [0, 1], and y (n,)
         "Pictures and their labels; copies in a run."
-        x, y = pictures("ambiguous-mnist", self.part, size)
+        x, y = Pictures("ambiguous-mnist", self.part, self.count).load(size)
         return Split(noisy(x, self.noise, generator(0, "copies", self.part)), y)
 
 # %% ../../../nbs/papers/ddu/ambiguous-mnist.ipynb #dc9892bb
