@@ -10,18 +10,18 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v p
 CORES  ?= 2
 BIN    := .venv/bin
 READY  := .venv/.ready
+INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check
 
-.PHONY: reproduce test browser lab docs bench export clean distclean
+.PHONY: reproduce quick test browser lab docs bench export clean distclean
 
-reproduce: $(READY)
-	$(BIN)/uncpaper run --all --profile quick --cores $(CORES)
-	$(BIN)/uncpaper site
-	$(BIN)/uncpaper ledger
-	@echo "Open _site/index.html in a browser."
+reproduce: quick docs
+	@$(BIN)/uncpaper summary
 
-test: $(READY) browser
-	$(BIN)/uncpaper run --all --profile quick --cores $(CORES)
-	$(BIN)/uncpaper site
+quick: $(READY)
+	@echo "== every experiment at quick scale on $(CORES) cores: about five minutes the first time; what is done is kept"
+	@$(BIN)/uncpaper run --all --profile quick --cores $(CORES)
+
+test: quick docs browser
 	$(BIN)/python -m pytest
 
 # a browser for the tests that look at the site: what is here, Debian's, or Playwright's own
@@ -32,10 +32,11 @@ lab: $(READY)
 	$(BIN)/jupyter lab --notebook-dir nbs
 
 docs: $(READY)
-	$(BIN)/uncpaper site
+	@echo "== the website: about three minutes the first time"
+	@$(BIN)/uncpaper site
 
 bench: $(READY)
-	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[bench]"
+	$(INSTALL) -e ".[bench]"
 	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
 export: $(READY)
@@ -44,12 +45,13 @@ export: $(READY)
 	$(BIN)/uncpaper readme
 
 $(READY): settings.ini setup.py pyproject.toml
-	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[dev]"
+	@echo "== a virtual environment in .venv: some gigabytes, about three minutes, once"
+	@$(PYTHON) -m venv .venv
+	@$(INSTALL) -e ".[dev]"
 	@touch $@
 
 clean:
-	rm -rf _site runs/site runs/drafts runs/.plan-* build *.egg-info .pytest_cache .hypothesis
+	rm -rf _site runs/site runs/drafts runs/pages.log runs/.plan-* build *.egg-info .pytest_cache .hypothesis
 	find . -name __pycache__ -not -path "./.venv/*" -prune -exec rm -rf {} +
 
 distclean: clean
