@@ -21,7 +21,8 @@ from torch import Tensor
 from uncpaper.losses import biv_loss
 
 EPSILON = 0.1
-SIZES = {256: (60, 100, 1000), 4096: (60, 50, 300), 1_000_000: (60, 1, 12)}  # values: (turns, calls a turn, batches for the error)
+SIZES = {  # values: (turns, calls a turn, batches for the error)
+    256: (60, 100, 1000), 4096: (60, 50, 300), 1_000_000: (60, 1, 12)}
 
 
 def straightforward(prediction: Tensor, target: Tensor, variance: Tensor) -> Tensor:
@@ -102,6 +103,7 @@ def report(n: int, turns: int, calls: int, batches: int) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    print(f"torch {torch.__version__}, one thread, float32, epsilon = {EPSILON}; ratio > 1: faster than straightforward")
+    print(f"torch {torch.__version__}, one thread, float32, epsilon = {EPSILON}; "
+          "ratio > 1: faster than straightforward")
     for size, plan in SIZES.items():
         report(size, *plan)

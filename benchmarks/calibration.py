@@ -84,7 +84,8 @@ def report(name: str, peer: Callable, ours: Callable, peer_inputs: tuple, our_in
     taken = np.array([[seconds(peer, *peer_inputs), seconds(ours, *our_inputs)] for _ in range(TURNS + 1)])[1:]
     a, b = np.median(taken, 0) * 1e3
     errors = [call(*inputs) / truth - 1 for call, inputs in ((ours, our_inputs), (peer, peer_inputs))]
-    print(f"{name:40}{a:9.0f} ms{b:9.0f} ms{np.median(taken[:, 0] / taken[:, 1]):8.1f}{errors[0]:12.1e}{errors[1]:12.1e}")
+    ratio = np.median(taken[:, 0] / taken[:, 1])
+    print(f"{name:40}{a:9.0f} ms{b:9.0f} ms{ratio:8.1f}{errors[0]:12.1e}{errors[1]:12.1e}")
 
 
 if __name__ == "__main__":
@@ -99,5 +100,7 @@ if __name__ == "__main__":
     probabilities, label = many_classes()
     top, predicted = probabilities.max(1)
     known = top, predicted == label
-    report(f"{CLASSES} classes, finding the class", multiclass, ours_multiclass, *[(probabilities, label)] * 2, exact(*known))
-    report(f"{CLASSES} classes, class known to ours", multiclass, expected_calibration_error, (probabilities, label), known, exact(*known))
+    report(f"{CLASSES} classes, finding the class", multiclass, ours_multiclass, *[(probabilities, label)] * 2,
+           exact(*known))
+    report(f"{CLASSES} classes, class known to ours", multiclass, expected_calibration_error, (probabilities, label),
+           known, exact(*known))

@@ -4,12 +4,12 @@ How fast and how exact is the scoring of GaussianDiscriminant beside pytorch-ood
     pip install pytorch-ood==0.4.0
     python benchmarks/density_scoring.py
 
-One thread, the same float32 features for both, fitted once by each; what is timed is one score, a log-sum-exp over the
-classes with their frequencies, for each of n new samples. Each candidate runs in this process by turns with the peer, so
-that whatever else the machine does falls on both; a ratio is the median over the turns of time(peer) / time(candidate).
-Errors are the largest relative ones on the new samples, beside scipy's normal distribution in float64 with the moments
-of the same definition (the peer divides by n and adds 1e-6 to the variances). "First" is the first call of all, which
-for ours prepares the products; it is not part of the ratios.
+One thread, the same float32 features for both, fitted once by each; what is timed is one score, a log-sum-exp over
+the classes with their frequencies, for each of n new samples. Each candidate runs in this process by turns with the
+peer, so that whatever else the machine does falls on both; a ratio is the median over the turns of time(peer) /
+time(candidate). Errors are the largest relative ones on the new samples, beside scipy's normal distribution in
+float64 with the moments of the same definition (the peer divides by n and adds 1e-6 to the variances). "First" is the
+first call of all, which for ours prepares the products; it is not part of the ratios.
 """
 
 import math
@@ -31,11 +31,12 @@ except ImportError as missing:
     print(f"{missing}: pip install pytorch-ood==0.4.0")
     sys.exit(2)
 
-SHAPES = {(2000, 64, 10): (30, 5), (1000, 512, 10): (15, 1), (512, 128, 100): (20, 1)}  # (n, features, classes): (turns, calls a turn)
+SHAPES = {(2000, 64, 10): (30, 5), (1000, 512, 10): (15, 1),
+          (512, 128, 100): (20, 1)}  # (n, features, classes): (turns, calls a turn)
 
 
 def features(n: int, width: int, classes: int) -> tuple[Tensor, Tensor, Tensor]:
-    "Training features and labels, 2 * width + 50 a class; n new samples, half of them from no class. Deviations from 0.3 to 3."
+    "Training features and labels, 2 * width + 50 a class; n new samples, half from no class. Deviations 0.3 to 3."
     rng = np.random.default_rng(0)
     labels = np.arange(classes * (2 * width + 50)) % classes
     means, mix = rng.normal(size=(classes, width)), np.linalg.qr(rng.normal(size=(classes, width, width)))[0]
@@ -77,7 +78,8 @@ def report(shape: tuple[int, int, int], turns: int, calls: int) -> list[float]:
                   "ours, float64": (lambda x: ours.log_density(x, priors=True), own),
                   "ours, float32": (lambda x: ours.log_density(x, priors=True, dtype=torch.float32), own)}
     baseline, ratios = candidates["pytorch-ood GMM"][0], []
-    print(f"\n{shape[0]} samples, {shape[1]} features, {shape[2]} classes\n{'':18}{'time':>11}{'ratio':>8}{'max error':>11}{'first':>11}")
+    print(f"\n{shape[0]} samples, {shape[1]} features, {shape[2]} classes")
+    print(f"{'':18}{'time':>11}{'ratio':>8}{'max error':>11}{'first':>11}")
     for name, (score, exact) in candidates.items():
         first = seconds(score, new, 1)
         taken = np.array([[seconds(each, new, calls) for each in (baseline, score)] for _ in range(turns + 1)][1:])

@@ -3,9 +3,10 @@ How fast and how exact is auroc beside scikit-learn's roc_auc_score?
 
     python benchmarks/ranking.py
 
-One thread, a million scores. Each candidate runs in this process by turns with scikit-learn's, so that whatever else the
-machine does falls on both; a ratio is the median over the turns of time(scikit-learn) / time(ours). What our side takes to
-join scores and labels for scikit-learn is not counted. The exact value is the Mann-Whitney statistic in whole numbers.
+One thread, a million scores. Each candidate runs in this process by turns with scikit-learn's, so that whatever else
+the machine does falls on both; a ratio is the median over the turns of time(scikit-learn) / time(ours). What our side
+takes to join scores and labels for scikit-learn is not counted. The exact value is the Mann-Whitney statistic in
+whole numbers.
 """
 
 import time

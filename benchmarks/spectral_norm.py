@@ -3,13 +3,13 @@ What does spectral normalisation cost beside a plain convolution?
 
     python benchmarks/spectral_norm.py
 
-One thread, float32, the same inputs for both; the plain nn.Conv2d has the normalised layer's scaled weight, so that both do
-the same multiplications. In evaluation SpectralConv2d keeps that weight: its time should be the plain one's to within 2 %.
-Each pair runs in this process by turns, a few calls at a time and in alternating order, so that whatever else the machine
-does falls on both; times are processor times, and a ratio is the median over the turns of SpectralConv2d / nn.Conv2d,
-with its standard error (from the median absolute deviation). "Same twice" is the ratio of two plain convolutions, measured
-in the same way: how far from one such a ratio strays on this machine. Training steps (forward, backward) include one power iteration and are
-for information; its cost does not grow with the batch.
+One thread, float32, the same inputs for both; the plain nn.Conv2d has the normalised layer's scaled weight, so that
+both do the same multiplications. In evaluation SpectralConv2d keeps that weight: its time should be the plain one's
+to within 2 %. Each pair runs in this process by turns, a few calls at a time and in alternating order, so that
+whatever else the machine does falls on both; times are processor times, and a ratio is the median over the turns of
+SpectralConv2d / nn.Conv2d, with its standard error (from the median absolute deviation). "Same twice" is the ratio of
+two plain convolutions, measured in the same way: how far from one such a ratio strays on this machine. Training steps
+(forward, backward) include one power iteration and are for information; its cost does not grow with the batch.
 """
 
 import copy
@@ -22,7 +22,8 @@ from torch import Tensor, nn
 
 from uncpaper.models.spectral import SpectralConv2d, used_weight, settle
 
-SHAPES = {"28 x 28, 16 channels, batch 128": (128, 16, 28), "32 x 32, 64 channels, batch 16": (16, 64, 32), "32 x 32, 160 channels (WRN), batch 8": (8, 160, 32)}  # (batch, channels, size)
+SHAPES = {"28 x 28, 16 channels, batch 128": (128, 16, 28), "32 x 32, 64 channels, batch 16": (16, 64, 32),
+          "32 x 32, 160 channels (WRN), batch 8": (8, 160, 32)}  # (batch, channels, size)
 SECONDS_A_TURN, TURNS = 0.02, 150
 
 

@@ -1,4 +1,4 @@
-"The class-conditional Gaussians against scipy and closed forms (oracle O1), where they are singular, and where they are refused."
+"The class-conditional Gaussians against scipy and closed forms (O1), where they are singular, and where refused."
 
 import math
 
@@ -29,28 +29,33 @@ def points(n, width, seed=1):
 
 def by_scipy(z, labels, x):
     own = [z[labels == c].numpy() for c in range(int(labels.max()) + 1)]
-    return np.stack([multivariate_normal(o.mean(0), np.cov(o.T)).logpdf(x.numpy()) for o in own], axis=1).reshape(len(x), -1)
+    return np.stack([multivariate_normal(o.mean(0), np.cov(o.T)).logpdf(x.numpy()) for o in own],
+                    axis=1).reshape(len(x), -1)
 
 
 # O1: values and invariances
 
-@pytest.mark.parametrize("samples, width, classes, n", [(60, 1, 1, 7), (300, 5, 3, 50), (500, 32, 2, 20), (900, 33, 17, 20), (800, 70, 3, 1500)])
+@pytest.mark.parametrize("samples, width, classes, n",
+                         [(60, 1, 1, 7), (300, 5, 3, 50), (500, 32, 2, 20), (900, 33, 17, 20), (800, 70, 3, 1500)])
 def test_o1_agrees_with_scipy(samples, width, classes, n):
     z, labels = gaussians(samples, width, classes)
     x, fitted = points(n, width), GaussianDiscriminant.fit(z, labels)
     exact = by_scipy(z, labels, x)
     frequencies = np.bincount(labels) / samples
-    assert fitted.jitter.value == 0 and fitted.jitter.ranks == (width,) * classes and fitted.jitter.smallest_count == samples // classes
+    assert fitted.jitter.value == 0 and fitted.jitter.ranks == (width,) * classes
+    assert fitted.jitter.smallest_count == samples // classes
     np.testing.assert_allclose(fitted.log_density_per_class(x), exact, rtol=1e-9)
     np.testing.assert_allclose(fitted.log_density(x), logsumexp(exact, axis=1), rtol=1e-9)
-    np.testing.assert_allclose(fitted.log_density(x, priors=True), logsumexp(exact + np.log(frequencies), axis=1), rtol=1e-9)
+    np.testing.assert_allclose(fitted.log_density(x, priors=True), logsumexp(exact + np.log(frequencies), axis=1),
+                               rtol=1e-9)
     assert fitted.log_density(x.float()).dtype == torch.float64
 
 
 def test_o1_closed_form():
     fitted = GaussianDiscriminant.fit(torch.tensor([[1.0], [2.0], [3.0]]), torch.zeros(3, dtype=torch.long))
     x = torch.tensor([[2.0], [4.0], [-8.0]])
-    assert torch.allclose(fitted.log_density(x), -torch.tensor([0.0, 2.0, 50.0], dtype=torch.float64) - math.log(2 * math.pi) / 2, rtol=1e-14)
+    assert torch.allclose(fitted.log_density(x), -torch.tensor([0.0, 2.0, 50.0], dtype=torch.float64)
+                          - math.log(2 * math.pi) / 2, rtol=1e-14)
 
 
 @given(classes=st.integers(1, 12), width=st.integers(1, 40))
@@ -65,9 +70,11 @@ def test_o1_equal_priors_shift_by_log_classes(classes, width):
 def test_o1_affine_map_shifts_by_log_determinant():
     z, labels = gaussians(400, 6, 3)
     x, before = points(50, 6), GaussianDiscriminant.fit(z, labels).log_density(points(50, 6))
-    A = torch.randn(6, 6, generator=torch.Generator().manual_seed(5), dtype=torch.float64) * torch.tensor([1.0, 5, 0.1, 1, 20, 1])[:, None]
+    A = torch.randn(6, 6, generator=torch.Generator().manual_seed(5),
+                    dtype=torch.float64) * torch.tensor([1.0, 5, 0.1, 1, 20, 1])[:, None]
     after = GaussianDiscriminant.fit(z @ A.T + 7, labels).log_density(x @ A.T + 7)
-    assert torch.allclose(after - before, (-torch.linalg.slogdet(A)[1]).expand(50), rtol=0, atol=1e-8)  # the map's condition is 6,000
+    assert torch.allclose(after - before, (-torch.linalg.slogdet(A)[1]).expand(50), rtol=0,
+                          atol=1e-8)  # the map's condition is 6,000
     assert after.argsort().equal(before.argsort())
 
 
@@ -75,7 +82,8 @@ def test_o1_order_of_rows_and_of_classes():
     z, labels = gaussians(600, 8, 4)
     x, fitted = points(30, 8), GaussianDiscriminant.fit(z, labels)
     rows = torch.randperm(600, generator=torch.Generator().manual_seed(0))
-    assert torch.allclose(GaussianDiscriminant.fit(z[rows], labels[rows]).log_density(x), fitted.log_density(x), rtol=1e-12)
+    assert torch.allclose(GaussianDiscriminant.fit(z[rows], labels[rows]).log_density(x), fitted.log_density(x),
+                          rtol=1e-12)
     renamed = GaussianDiscriminant.fit(z, 3 - labels).log_density_per_class(x)
     assert torch.allclose(renamed.flip(1), fitted.log_density_per_class(x), rtol=1e-12)
 
@@ -96,7 +104,8 @@ def test_batches_are_as_good_as_all_at_once(size):
 def test_scores_do_not_depend_on_the_batch():
     z, labels = gaussians(300, 5, 3)
     fitted, x = GaussianDiscriminant.fit(z, labels), points(2500, 5)
-    assert torch.allclose(torch.cat([fitted.log_density(part) for part in x.split(301)]), fitted.log_density(x), rtol=1e-12)
+    assert torch.allclose(torch.cat([fitted.log_density(part) for part in x.split(301)]), fitted.log_density(x),
+                          rtol=1e-12)
     assert fitted.log_density_per_class(x[:0]).shape == (0, 3) and fitted.log_density(x[:0]).shape == (0,)
 
 
@@ -130,7 +139,8 @@ def test_singular_values_agree_with_the_eigendecomposition():
     values = np.where(values > 1e-9, values, 0) + fitted.jitter.value
     white = (x - z.mean(0)).numpy() @ vectors / np.sqrt(values)
     exact = -(white**2).sum(1) / 2 - np.log(values).sum() / 2 - 15 * math.log(2 * math.pi)
-    np.testing.assert_allclose(fitted.log_density(x), exact, rtol=1e-3)  # rounding of the covariance beside a jitter of 1e-12
+    np.testing.assert_allclose(fitted.log_density(x), exact,
+                               rtol=1e-3)  # rounding of the covariance beside a jitter of 1e-12
 
 
 @pytest.mark.parametrize("constant", [0.0, 0.1, -1e3, 1e-30])
@@ -215,8 +225,10 @@ def test_single_precision_is_right_to_1e_6(width, classes):
 
 
 def test_float32_exponentials_tie_overflow_and_lose_unseen_classes():
-    log_density = torch.tensor([[-1.0, -2.0], [-150.0, -160.0], [-200.0, -210.0], [95.0, 120.0], [1900.0, 0.0]], dtype=torch.float64)
+    log_density = torch.tensor([[-1.0, -2.0], [-150.0, -160.0], [-200.0, -210.0], [95.0, 120.0], [1900.0, 0.0]],
+                               dtype=torch.float64)
     score = density_float32_exp(log_density, torch.tensor([0.5, 0.5]))
-    assert score.dtype == torch.float32 and score[0].item() == pytest.approx((math.exp(-1) + math.exp(-2)) / 2, rel=1e-6)
+    assert score.dtype == torch.float32
+    assert score[0].item() == pytest.approx((math.exp(-1) + math.exp(-2)) / 2, rel=1e-6)
     assert score[1:].tolist() == [0.0, 0.0, math.inf, math.inf]
     assert density_float32_exp(log_density[3:], torch.tensor([0.0, 1.0]))[1].isnan()

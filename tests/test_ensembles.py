@@ -45,13 +45,16 @@ def test_agrees_with_scipy():
     torch.testing.assert_close(member_probabilities(x, t), torch.tensor(p), rtol=1e-12, atol=0)
     torch.testing.assert_close(mean_probabilities(x, t), torch.tensor(p.mean(0)), rtol=1e-12, atol=0)
     ours = member_probabilities(x, t)
-    torch.testing.assert_close(predictive_entropy(ours), torch.tensor(entropy(p.mean(0), axis=-1)), rtol=1e-12, atol=1e-15)
-    torch.testing.assert_close(expected_entropy(ours), torch.tensor(entropy(p, axis=-1).mean(0)), rtol=1e-12, atol=1e-15)
+    torch.testing.assert_close(predictive_entropy(ours), torch.tensor(entropy(p.mean(0), axis=-1)), rtol=1e-12,
+                               atol=1e-15)
+    torch.testing.assert_close(expected_entropy(ours), torch.tensor(entropy(p, axis=-1).mean(0)), rtol=1e-12,
+                               atol=1e-15)
 
 
 def test_temperatures():
     x = logits(2, 30, 4)
-    assert mean_probabilities(x, [1, 1]).equal(mean_probabilities(x)) and mean_probabilities(x.float()).dtype == torch.float64
+    assert mean_probabilities(x, [1, 1]).equal(mean_probabilities(x))
+    assert mean_probabilities(x.float()).dtype == torch.float64
     assert member_probabilities(x, torch.tensor([1.0, 2.0]))[1].equal((x[1] / 2).softmax(-1))
     for wrong in ([1.0], [1.0, -1.0], [1.0, math.nan], 1.0):
         with pytest.raises(ValueError, match="2 values > 0, one per member"):
@@ -74,7 +77,8 @@ def test_every_member_sees_every_sample_once_in_evaluation_mode():
     found = member_logits(ensemble, x, size=10)
     assert found.shape == (3, 25, 3) and [m.seen for m in ensemble.members] == [25] * 3
     assert [m.training for m in ensemble.members] == [True, False, True] and ensemble.training
-    torch.testing.assert_close(found[2], nn.functional.linear(x, ensemble.members[2].weight, ensemble.members[2].bias).detach())
+    torch.testing.assert_close(found[2], nn.functional.linear(x, ensemble.members[2].weight,
+        ensemble.members[2].bias).detach())
 
 
 def test_a_shared_backbone_runs_once_for_a_batch_and_is_never_trained():
@@ -85,7 +89,8 @@ def test_a_shared_backbone_runs_once_for_a_batch_and_is_never_trained():
     ensemble, x = Ensemble([nn.Linear(6, 2) for _ in range(3)], backbone), torch.randn(20, 4)
     heads = copied(ensemble.members.state_dict())
     def loss(model, x): return model(x).square().mean()
-    list(fit(ensemble, (x,), loss, Minibatches(20, 10, 0), torch.optim.SGD(ensemble.parameters(), 0.1, weight_decay=0.1), 6, nothing, 6))
+    list(fit(ensemble, (x,), loss, Minibatches(20, 10, 0),
+             torch.optim.SGD(ensemble.parameters(), 0.1, weight_decay=0.1), 6, nothing, 6))
     assert len(calls) == 6 and not backbone.training and ensemble.training
     assert all(value.equal(before[name]) for name, value in backbone.state_dict().items())
     assert all(not value.equal(heads[name]) for name, value in ensemble.members.state_dict().items())
@@ -100,7 +105,8 @@ def test_tables_of_the_members_learn_through_one_frozen_network():
     before, tables = copied(network.state_dict()), [copied(member[0].state_dict()) for member in ensemble.members]
     def loss(model, y): return (model(y) - y[:, None]).square().mean()
     y = torch.arange(3).repeat(4)
-    rows = list(fit(ensemble, (y,), loss, Minibatches(12, 12, 0), torch.optim.Adam(ensemble.parameters(), 0.1), 200, nothing, 100))
+    rows = list(fit(ensemble, (y,), loss, Minibatches(12, 12, 0), torch.optim.Adam(ensemble.parameters(), 0.1), 200,
+                    nothing, 100))
     assert rows[-1]["train_loss"] < 1e-2
     assert all(value.equal(before[name]) for name, value in network.state_dict().items())
     assert all(not member[0].weight.equal(table["weight"]) for member, table in zip(ensemble.members, tables))

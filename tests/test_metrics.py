@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from scipy import special, stats
 from sklearn.metrics import average_precision_score, log_loss, roc_auc_score, roc_curve
 
-from uncpaper.metrics import (SEPARABLE, CalibrationBins, auroc, average_precision, energy, entropy, expected_calibration_error,
+from uncpaper.metrics import (SEPARABLE, CalibrationBins, auroc, average_precision, energy, entropy,
+                              expected_calibration_error,
                               fit_temperature, fpr_at_tpr, mutual_information, negative_log_likelihood, softmax_entropy)
 
 RNG = np.random.default_rng(0)
@@ -91,8 +92,10 @@ def by_search(confidence, correct, bins):
 
 
 def test_calibration_by_hand():
-    assert expected_calibration_error([.55, .65, .65, .75, .85, .95, .95, .95], [1, 0, 1, 1, 1, 1, 1, 0], 10) == pytest.approx(0.25, abs=1e-15)
-    assert expected_calibration_error([1, 1, 1, 1, .95, .95, .95, .95], [1, 1, 1, 0, 1, 1, 1, 1], 10) == pytest.approx(0.1, abs=1e-15)
+    assert (expected_calibration_error([.55, .65, .65, .75, .85, .95, .95, .95], [1, 0, 1, 1, 1, 1, 1, 0], 10)
+            == pytest.approx(0.25, abs=1e-15))
+    assert (expected_calibration_error([1, 1, 1, 1, .95, .95, .95, .95], [1, 1, 1, 0, 1, 1, 1, 1], 10)
+            == pytest.approx(0.1, abs=1e-15))
     assert expected_calibration_error(torch.ones(5), torch.ones(5)) == 0
     assert expected_calibration_error([0.0, 1.0], [False, True]) == 0
     assert expected_calibration_error([0.0, 0.0], [True, False], bins=1) == 0.5
@@ -126,7 +129,8 @@ def test_calibration_is_the_direct_sum(kind):
     c = RNG.beta(4, 1, 200_000).astype(kind)
     hit = RNG.uniform(size=len(c)) < c.astype(float) ** 1.5
     assert expected_calibration_error(c, hit) == pytest.approx(by_search(c, hit, 15), rel=1e-10)
-    assert expected_calibration_error(torch.from_numpy(c), torch.from_numpy(hit)) == expected_calibration_error(c, hit.astype(float))
+    assert (expected_calibration_error(torch.from_numpy(c), torch.from_numpy(hit))
+            == expected_calibration_error(c, hit.astype(float)))
 
 
 def test_bfloat16_is_taken():
@@ -218,7 +222,8 @@ def test_many_scores_with_ties(digits):
     label, score = labelled(low, high)
     false, true, _ = roc_curve(label, score, drop_intermediate=False)
     assert auroc(low, high) == pytest.approx(roc_auc_score(label, score), abs=1e-13)
-    assert auroc(low, high) == pytest.approx(stats.mannwhitneyu(high, low).statistic / (len(low) * len(high)), abs=1e-13)
+    assert auroc(low, high) == pytest.approx(stats.mannwhitneyu(high, low).statistic / (len(low) * len(high)),
+                                             abs=1e-13)
     assert average_precision(low, high) == pytest.approx(average_precision_score(label, score), abs=1e-13)
     assert average_precision(low, high, "in") == pytest.approx(average_precision_score(1 - label, -score), abs=1e-13)
     for tpr in (0.05, 0.5, 0.8, 0.95, 0.999, 1.0):
@@ -289,7 +294,8 @@ def test_temperature_is_found_and_stationary(true):
     T = fit_temperature(z, y)
     assert abs(slope(z, y, T)) < 1e-10
     assert T == pytest.approx(true, rel=0.5 if true < 0.1 else 0.06)
-    assert all(negative_log_likelihood(z / T, y) <= negative_log_likelihood(z / (T * f), y) for f in (0.99, 0.9999, 1.0001, 1.01))
+    assert all(negative_log_likelihood(z / T, y) <= negative_log_likelihood(z / (T * f), y)
+               for f in (0.99, 0.9999, 1.0001, 1.01))
 
 
 @settings(max_examples=60, deadline=None)
@@ -318,7 +324,8 @@ def test_temperature_changes_no_decision():
     assert torch.equal((z / T).argmax(1), z.argmax(1))
     is_wrong = (z.argmax(1) != y).numpy()
     plain, tempered = (softmax_entropy(each).numpy() for each in (z, z / T))
-    assert auroc(plain[~is_wrong], plain[is_wrong]) == pytest.approx(auroc(tempered[~is_wrong], tempered[is_wrong]), abs=1e-5)
+    assert (auroc(plain[~is_wrong], plain[is_wrong])
+            == pytest.approx(auroc(tempered[~is_wrong], tempered[is_wrong]), abs=1e-5))
 
 
 def test_temperature_takes_single_precision_and_arrays():

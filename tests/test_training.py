@@ -1,4 +1,4 @@
-"Training: batches, step-size rules against the formulas they replaced, evaluation in chunks, averaged weights, checkpoints."
+"Training: batches, step sizes against their formulas, evaluation in chunks, averaged weights, checkpoints."
 
 import math
 
@@ -11,7 +11,8 @@ from torch.optim.lr_scheduler import LambdaLR, MultiStepLR, StepLR
 
 from uncpaper.ensembles import Ensemble
 from uncpaper.numerics import generator
-from uncpaper.training import (Averaged, Draws, Minibatches, copied, evaluating, fit, in_chunks, load_checkpoint, nothing, predict, restored,
+from uncpaper.training import (Averaged, Draws, Minibatches, copied, evaluating, fit, in_chunks, load_checkpoint,
+                               nothing, predict, restored,
                                rise_and_fall, save_checkpoint, warm_up)
 
 
@@ -50,12 +51,14 @@ def test_draws_need_an_item():
 
 RULES = {  # name: (rule, the step sizes that it stands for, from those of the first step on)
     "tenths": (lambda o: MultiStepLR(o, (60, 100)), lambda lr, s: lr * 0.1 ** ((60, 100).count(s)), "product"),
-    "every 20": (lambda o: StepLR(o, 20, 0.05 ** (20 / 140)), lambda lr, s: lr * 0.05 ** (20 / 140) if s % 20 == 0 else lr, "product"),
+    "every 20": (lambda o: StepLR(o, 20, 0.05 ** (20 / 140)), lambda lr, s: lr * 0.05 ** (20 / 140)
+                 if s % 20 == 0 else lr, "product"),
     "warm": (lambda o: LambdaLR(o, warm_up(30)), lambda lr, s: lr * min(1.0, (s + 1) / 30), "factor"),
     "warm, cool": (lambda o: LambdaLR(o, warm_up(30, 140)),
                    lambda lr, s: lr * (min(1.0, (s + 1) / 30) * ((1 + math.cos(math.pi * s / 140)) / 2)), "factor"),
     "rise and fall": (lambda o: LambdaLR(o, rise_and_fall(20, 7)),
-                      lambda lr, s: lr * (min(1.0, 0.001 + 0.999 * (s // 7 / 20) / 0.25) * (1 - s // 7 / 20 / 1.2)), "factor"),
+                      lambda lr, s: lr * (min(1.0, 0.001 + 0.999 * (s // 7 / 20) / 0.25) * (1 - s // 7 / 20 / 1.2)),
+                      "factor"),
 }
 
 
@@ -88,8 +91,10 @@ def test_skipped_steps_do_not_count():
 def test_gradients_are_clipped_by_value(clip):
     model = nn.Linear(3, 1, bias=False)
     before, x = model.weight.detach().clone(), torch.tensor([[1e-4, 5.0, -7.0]])
-    list(fit(model, (x,), lambda m, x: m(x).sum(), Minibatches(1, 1, 0), torch.optim.SGD(model.parameters(), 1.0), 1, nothing, 1, clip=clip))
-    assert torch.allclose(before - model.weight.detach(), x if clip is None else x.clamp(-clip, clip), rtol=0, atol=1e-6)
+    list(fit(model, (x,), lambda m, x: m(x).sum(), Minibatches(1, 1, 0), torch.optim.SGD(model.parameters(), 1.0), 1,
+             nothing, 1, clip=clip))
+    assert torch.allclose(before - model.weight.detach(), x if clip is None else x.clamp(-clip, clip), rtol=0,
+                          atol=1e-6)
 
 
 class Killed(Exception):
@@ -99,14 +104,16 @@ class Killed(Exception):
 def noisy_line(rule, checkpoint=None, stop=None):
     "A training of 140 steps with dropout and clipping; `stop`: killed after that many."
     torch.manual_seed(1)
-    model, x = nn.Sequential(nn.Linear(2, 8), nn.Dropout(0.3), nn.Linear(8, 1)), torch.randn(50, 2, generator=generator(0, "x"))
+    model, x = (nn.Sequential(nn.Linear(2, 8), nn.Dropout(0.3), nn.Linear(8, 1)),
+                torch.randn(50, 2, generator=generator(0, "x")))
     adam, done = torch.optim.Adam(model.parameters(), 0.02), []
     adam.register_step_post_hook(lambda *_: done.append(1))
     def loss(model, x):
         if len(done) == stop: raise Killed
         return (model(x) - x.sum(1, keepdim=True)).square().mean()
     scheduler = rule(adam)
-    rows = list(fit(model, (x,), loss, Minibatches(50, 16, 0), adam, 140, lambda _: {"lr": scheduler.get_last_lr()[0]}, 20, 0, checkpoint, 0.0,
+    rows = list(fit(model, (x,), loss, Minibatches(50, 16, 0), adam, 140, lambda _: {"lr": scheduler.get_last_lr()[0]},
+                    20, 0, checkpoint, 0.0,
                     scheduler=scheduler, clip=0.05))
     return rows, copied(model.state_dict())
 
@@ -203,7 +210,8 @@ def test_warm_up_ends_where_the_decay_is_reached():
         model.update()
         left.append(model.ema.weight.item())
     for n in range(1, 81):   # (1 + 80)/(10 + 80) = 0.9
-        assert left[n - 1] == pytest.approx(math.factorial(n + 1) * math.factorial(10) / math.factorial(n + 10), rel=1e-10)
+        assert left[n - 1] == pytest.approx(math.factorial(n + 1) * math.factorial(10) / math.factorial(n + 10),
+                                            rel=1e-10)
     assert left[99] == pytest.approx(left[79] * 0.9**20, rel=1e-10)
 
 
@@ -212,10 +220,12 @@ def test_average_takes_buffers_as_they_are_and_is_never_trained():
     model.train()(torch.randn(16, 2))
     model.update()
     assert torch.equal(model.ema[1].running_var, model.raw[1].running_var) and model.ema[1].num_batches_tracked == 1
-    assert not any(p.requires_grad for p in model.ema.parameters()) and all(p.requires_grad for p in model.raw.parameters())
+    assert not any(p.requires_grad for p in model.ema.parameters())
+    assert all(p.requires_grad for p in model.raw.parameters())
     assert model.raw[0].weight.data_ptr() != model.ema[0].weight.data_ptr()
 
 
 @pytest.mark.parametrize("decay", [-0.1, 1.0, 2.0, math.nan])
 def test_bad_decay(decay):
-    with pytest.raises(ValueError, match="decay must be at least 0 and less than 1, got"): Averaged(nn.Linear(1, 1), decay)
+    with pytest.raises(ValueError, match="decay must be at least 0 and less than 1, got"):
+        Averaged(nn.Linear(1, 1), decay)

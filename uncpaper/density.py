@@ -12,9 +12,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-# %% ../nbs/library/15_density.ipynb #901925cd
-def _check_features(features: Tensor, width: int | None = None) -> Tensor:
-    "The features in double precision. Raises ValueError unless they are (sample, feature), finite floats, `width` wide."
+# %% ../nbs/library/15_density.ipynb #ef4bad09
+def _check_features(
+    features: Tensor,           # (sample, feature), any float type
+    width: int | None = None,   # how many features there have to be; None: any number
+) -> Tensor:                    # (sample, feature), float64
+    "The features in double precision. Raises ValueError unless they are finite floats, `width` wide."
     if features.ndim != 2 or not features.is_floating_point():
         raise ValueError(f"features: must be floats (sample, feature), got {tuple(features.shape)}, {features.dtype}")
     if width is not None and features.shape[1] != width:
@@ -25,14 +28,18 @@ def _check_features(features: Tensor, width: int | None = None) -> Tensor:
     return z
 
 
-def _check_labels(labels: Tensor, samples: int) -> None:
+def _check_labels(
+    labels: Tensor,  # (sample,), whole numbers >= 0
+    samples: int,    # how many there have to be
+) -> None:
     "Raises ValueError unless there is one whole number >= 0 for each sample."
     if labels.shape != (samples,) or labels.is_floating_point():
-        raise ValueError(f"labels: must be {samples} whole numbers, one per sample, got {tuple(labels.shape)}, {labels.dtype}")
+        raise ValueError(f"labels: must be {samples} whole numbers, one per sample, "
+                         f"got {tuple(labels.shape)}, {labels.dtype}")
     if samples and labels.min() < 0:
         raise ValueError(f"labels: must be >= 0, got {int(labels.min())}")
 
-# %% ../nbs/library/15_density.ipynb #17f0d244
+# %% ../nbs/library/15_density.ipynb #1481649a
 @dataclass(frozen=True)
 class ClassMoments:
     "What a Gaussian needs to know of its samples."
@@ -41,8 +48,11 @@ class ClassMoments:
     scatter: Tensor  # S, (feature, feature), float64: sum of (z - m)(z - m)^T
 
     @classmethod
-    def of(cls, features: Tensor) -> "ClassMoments":
-        "The moments of features (sample, feature). The first sample is the origin: a constant feature has scatter 0, exactly."
+    def of(
+        cls,
+        features: Tensor,  # (sample, feature), float64
+    ) -> "ClassMoments":
+        "The moments of samples. The first one is the origin: a constant feature has scatter 0, exactly."
         shifted = features - features[0]
         mean = shifted.mean(0)
         shifted = shifted - mean
@@ -75,7 +85,7 @@ class Moments:
             self.classes[c] = self.classes[c] + found if c in self.classes else found
         return self
 
-# %% ../nbs/library/15_density.ipynb #28efa293
+# %% ../nbs/library/15_density.ipynb #2a61cbaf
 LADDER = (0.0, 1e-12, 1e-11, 1e-10, 1e-9, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3)  # jitter, in units of the mean variance
 
 
@@ -84,8 +94,10 @@ def _tolerance(features: int) -> float:
     return max(features, 16) * torch.finfo(torch.float64).eps
 
 
-def _factor(covariances: Tensor) -> tuple[Tensor, float]:
-    "Cholesky factors of all classes, (class, feature, feature), and the rung of LADDER that made them possible."
+def _factor(
+    covariances: Tensor,    # (class, feature, feature)
+) -> tuple[Tensor, float]:  # (class, feature, feature), lower triangles; and a rung of LADDER
+    "Cholesky factors of all classes, and what made them possible. Raises ValueError when nothing on the ladder does."
     variances = covariances.diagonal(dim1=-2, dim2=-1)
     scale, eye = variances.mean(), torch.eye(variances.shape[-1], dtype=torch.float64, device=covariances.device)
     least = _tolerance(len(eye)) * variances.clamp(min=scale)
@@ -94,9 +106,10 @@ def _factor(covariances: Tensor) -> tuple[Tensor, float]:
         pivots = factors.diagonal(dim1=-2, dim2=-1) ** 2
         if not failed.any() and (pivots > least).all():
             return factors, rung
-    raise ValueError(f"features: the covariances cannot be factored, even with {LADDER[-1]:g} of the mean variance {scale:g} added to each variance")
+    raise ValueError(f"features: the covariances cannot be factored, even with {LADDER[-1]:g} of the mean variance "
+                     f"{scale:g} added to each variance")
 
-# %% ../nbs/library/15_density.ipynb #96df01dc
+# %% ../nbs/library/15_density.ipynb #3851b47f
 @dataclass(frozen=True)
 class Jitter:
     "What was added to every variance of every class, and why it was needed."
@@ -111,7 +124,10 @@ class Jitter:
         return min(self.ranks)
 
 
-def _ranks(covariances: Tensor, rung: float) -> tuple[int, ...]:
+def _ranks(
+    covariances: Tensor,   # (class, feature, feature)
+    rung: float,           # of LADDER, that was needed
+) -> tuple[int, ...]:      # class by class
     "Where nothing had to be added, every covariance has full rank; elsewhere its eigenvalues are counted."
     classes, width, _ = covariances.shape
     if rung == 0:
@@ -128,38 +144,48 @@ def _check_counts(moments: Moments) -> None:
         if count < 2:
             raise ValueError(f"labels: class {c} has {count} sample{'s' * (count != 1)}; a covariance needs at least 2")
 
-# %% ../nbs/library/15_density.ipynb #02960590
+# %% ../nbs/library/15_density.ipynb #8b6f1bf9
 _ROWS, _GROUP, _PANEL = 1024, 32, 16  # samples, classes and whitened features in one product
 _Panels = list[list[Tensor]]           # by group of classes, by panel: (class, output, 1 + input)
 
 
-def _panels(whitening: Tensor, offsets: Tensor, dtype: torch.dtype) -> _Panels:
-    "Cut W, (class, feature, feature), and the offsets, (class, feature), which become the weights of a leading input of 1."
+def _panels(
+    whitening: Tensor,  # W, (class, feature, feature)
+    offsets: Tensor,    # W mu, (class, feature)
+    dtype: torch.dtype,
+) -> _Panels:
+    "W cut into panels; the offsets become the weights of a leading input of 1."
     weights = torch.cat([-offsets[..., None], whitening], dim=-1).split(_GROUP)
     starts = range(0, offsets.shape[1], _PANEL)
     return [[group[:, s : s + _PANEL, : 1 + s + _PANEL].to(dtype).contiguous() for s in starts] for group in weights]
 
 
-def _squared_distances(z: Tensor, panels: _Panels) -> Tensor:
-    "Squared Mahalanobis distances, (class, sample), of centred features (feature, sample)."
+def _squared_distances(
+    z: Tensor,        # centred features, (feature, sample)
+    panels: _Panels,
+) -> Tensor:          # (class, sample)
+    "Squared Mahalanobis distances."
     inputs = torch.nn.functional.pad(z, (0, 0, 1, 0), value=1.0)
     return torch.cat([sum(_squared_norms(weight, inputs) for weight in group) for group in panels])
 
 
-def _squared_norms(weight: Tensor, inputs: Tensor) -> Tensor:
-    "Of the whitened features of one panel, (class, sample)."
+def _squared_norms(
+    weight: Tensor,  # a panel, (class, output, 1 + input)
+    inputs: Tensor,  # centred features behind a 1, (1 + feature, sample)
+) -> Tensor:         # (class, sample)
+    "Of the whitened features of one panel."
     white = weight.flatten(0, 1) @ inputs[: weight.shape[2]]
     return white.view(*weight.shape[:2], -1).square_().sum(1)
 
-# %% ../nbs/library/15_density.ipynb #1a79b0b6
+# %% ../nbs/library/15_density.ipynb #017a99a4
 @dataclass(frozen=True, eq=False, repr=False)
 class GaussianDiscriminant:
-    "A Gaussian with full covariance for each class 0, 1, ... (Mukhoti et al. 2023, DDU); everything in double precision."
+    "A Gaussian with full covariance for each class 0, 1, ... (Mukhoti et al. 2023, DDU), in double precision."
     counts: Tensor   # (class,), whole numbers
     means: Tensor    # (class, feature)
     factors: Tensor  # (class, feature, feature), lower triangles L: covariance + jitter = L L^T
     jitter: Jitter   # what was added to the covariances
-    _prepared: dict[torch.dtype, _Panels] = field(default_factory=dict, init=False)  # products for scoring, by their type
+    _prepared: dict[torch.dtype, _Panels] = field(default_factory=dict, init=False)  # products for scoring, by type
 
     @classmethod
     def fit(
@@ -187,13 +213,13 @@ class GaussianDiscriminant:
         return f"GaussianDiscriminant({classes} classes, {features} features, jitter {self.jitter.value:.3g})"
 
     @property
-    def priors(self) -> Tensor:
-        "The classes' frequencies q(c), (class,)."
+    def priors(self) -> Tensor:  # (class,), float64
+        "The classes' frequencies q(c)."
         return self.counts.double() / self.counts.sum()
 
     @property
-    def _centre(self) -> Tensor:
-        "The mean of all samples, (feature,)."
+    def _centre(self) -> Tensor:  # (feature,)
+        "The mean of all samples."
         return self.priors @ self.means
 
     def _products(self, dtype: torch.dtype) -> _Panels:
@@ -214,12 +240,12 @@ class GaussianDiscriminant:
         if dtype not in (torch.float64, torch.float32):
             raise ValueError(f"dtype: must be torch.float64 or torch.float32, got {dtype}")
         z = (_check_features(x, self.means.shape[1]) - self._centre).to(dtype)
-        distances = torch.cat([_squared_distances(rows.T, self._products(dtype)) for rows in z.split(_ROWS)], dim=1).T
-        return self._log_peaks - distances.double() / 2
+        parts = [_squared_distances(rows.T, self._products(dtype)) for rows in z.split(_ROWS)]
+        return self._log_peaks - torch.cat(parts, dim=1).T.double() / 2
 
     @property
-    def _log_peaks(self) -> Tensor:
-        "The log-density at each class's mean, (class,)."
+    def _log_peaks(self) -> Tensor:  # (class,)
+        "The log-density at each class's mean."
         log_roots = self.factors.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         return -log_roots - self.means.shape[1] / 2 * math.log(2 * math.pi)
 
@@ -229,7 +255,7 @@ class GaussianDiscriminant:
         priors: bool = False,                 # weigh each class by its frequency q(c)
         dtype: torch.dtype = torch.float64,   # of the products: float64, or float32 for speed
     ) -> Tensor:                              # log q(z), (sample,), float64; higher: more like the training samples
-        "The logarithm of the classes' summed densities, a log-sum-exp. Raises ValueError as `log_density_per_class` does."
+        "The logarithm of the classes' summed densities. Raises ValueError as `log_density_per_class` does."
         per_class = self.log_density_per_class(x, dtype)
         return torch.logsumexp(per_class + self.priors.log() if priors else per_class, dim=-1)
 

@@ -40,9 +40,9 @@ class Ensemble(nn.Module):
         if len(set(shapes)) > 1: raise ValueError(f"members must give answers of one shape, got {shapes}")
         return torch.stack(answers)
 
-# %% ../nbs/library/16_ensembles.ipynb #bf48b53e
+# %% ../nbs/library/16_ensembles.ipynb #c7402480
 class Frozen(nn.Module):
-    "A network that is never trained: its weights take no gradients, though they let them pass, and it stays in evaluation mode."
+    "A network that is never trained: in evaluation mode always; gradients pass through it, its weights take none."
 
     def __init__(
         self,

@@ -7,7 +7,7 @@ __all__ = ['Array', 'SEPARABLE', 'entropy', 'softmax_entropy', 'predictive_entro
            'energy', 'CalibrationBins', 'expected_calibration_error', 'auroc', 'average_precision', 'fpr_at_tpr',
            'negative_log_likelihood', 'fit_temperature']
 
-# %% ../nbs/library/14_metrics.ipynb #dbb09a2d
+# %% ../nbs/library/14_metrics.ipynb #3ddb5187
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,11 +16,15 @@ import torch
 from matplotlib.axes import Axes
 from torch import Tensor
 
-# %% ../nbs/library/14_metrics.ipynb #69233eb5
+from .checks import one_of
+
+# %% ../nbs/library/14_metrics.ipynb #e2029915
 Array = Tensor | np.ndarray | Sequence
 
 
-def _double(values: Array) -> Tensor:
+def _double(
+    values: Array,  # any shape
+) -> Tensor:        # the same shape, float64
     "The values in double precision, on the CPU where the device has none."
     if not isinstance(values, Tensor):
         return torch.from_numpy(np.array(values, dtype=np.float64))
@@ -45,11 +49,11 @@ def entropy(
         raise ValueError(f"probabilities: every value must be >= 0, got {p.min().item()}")
     return torch.special.entr(p).sum(-1)
 
-# %% ../nbs/library/14_metrics.ipynb #419b68e0
+# %% ../nbs/library/14_metrics.ipynb #efe6322e
 def softmax_entropy(
     logits: Array,  # (..., class), nats up to a constant per sample
 ) -> Tensor:        # (...), nats, float64
-    "Entropy of softmax(logits). Raises ValueError where the softmax is not defined: nan, +inf, or -inf for every class."
+    "Entropy of softmax(logits). Raises ValueError where there is none: nan, +inf, or -inf for every class."
     p = _double(logits).softmax(-1)
     if p.isnan().any():
         raise ValueError("logits: each row needs a finite value, and neither nan nor +inf; got a row without a softmax")
@@ -93,7 +97,7 @@ def _bin(
     k = np.ceil(confidence * (bins * (1 - 2**-51))).astype(np.intp)
     return np.maximum(k - 1, 0, out=k)
 
-# %% ../nbs/library/14_metrics.ipynb #8c2372bb
+# %% ../nbs/library/14_metrics.ipynb #2ec877b3
 _CHUNK = 2**14  # confidences treated at once
 _CELLS = 8      # of each bin, taken in turns
 _TURN = np.arange(_CHUNK) % _CELLS
@@ -106,17 +110,19 @@ def _count(
 ) -> tuple[np.ndarray, np.ndarray]:      # how many wrong and correct, (bin, 2); sum of the confidences, (bin,)
     "What a chunk adds to the bins."
     cell = 2 * (_bin(confidence, bins) + bins * _TURN[:len(confidence)]) + correct
-    count, total = (np.bincount(cell, weights, 2 * bins * _CELLS).reshape(_CELLS, bins, 2) for weights in (None, confidence))
+    count, total = (np.bincount(cell, weights, 2 * bins * _CELLS).reshape(_CELLS, bins, 2)
+                    for weights in (None, confidence))
     return count.sum(0), total.sum((0, 2))
 
-# %% ../nbs/library/14_metrics.ipynb #c5ac6738
+# %% ../nbs/library/14_metrics.ipynb #c600c157
 def _outcomes(
-    confidence: Array,
-    correct: Array,
+    confidence: Array,               # (...), in [0, 1]
+    correct: Array,                  # the confidence's shape, bool or 0 and 1
 ) -> tuple[np.ndarray, np.ndarray]:  # (sample,) floating, (sample,) bool
     "Raises ValueError unless they fit, confidences lie in [0, 1] and outcomes are 0 or 1."
     if np.shape(confidence) != np.shape(correct):
-        raise ValueError(f"correct: shape {tuple(np.shape(correct))} must be the confidence's, {tuple(np.shape(confidence))}")
+        raise ValueError(f"correct: shape {tuple(np.shape(correct))} must be the confidence's, "
+                         f"{tuple(np.shape(confidence))}")
     c, hit = _flat(confidence), _flat(correct)
     if c.size and not (c.min() >= 0 and c.max() <= 1):
         raise ValueError(f"confidence: every value must lie in [0, 1], got values from {c.min()} to {c.max()}")
@@ -124,7 +130,7 @@ def _outcomes(
         raise ValueError(f"correct: every value must be 0 or 1, got values from {hit.min()} to {hit.max()}")
     return c, hit.astype(bool, copy=False)
 
-# %% ../nbs/library/14_metrics.ipynb #520eb107
+# %% ../nbs/library/14_metrics.ipynb #b8004d96
 class CalibrationBins:
     "Count, outcomes and confidences per right-closed bin of equal width: calibration of any number of predictions."
 
@@ -171,8 +177,8 @@ class CalibrationBins:
             raise ValueError("confidence: no prediction yet; at least one is needed")
         return float(np.abs(self.outcomes[:, 1] - self.confidence).sum() / self.count)
 
-    def table(self) -> pd.DataFrame:  # a row per bin: low, high, count, confidence, accuracy; the last two nan where empty
-        "What is in each bin."
+    def table(self) -> pd.DataFrame:  # a row per bin: low, high, count, confidence, accuracy
+        "What is in each bin; confidence and accuracy are nan where it is empty."
         edges, count = np.arange(self.bins + 1) / self.bins, self.outcomes.sum(1)
         known = np.where(count > 0, count, np.nan)
         return pd.DataFrame({"low": edges[:-1], "high": edges[1:], "count": count,
@@ -191,7 +197,7 @@ class CalibrationBins:
         axes.plot([0, 1], [0, 1], color="grey", linewidth=0.9, linestyle="--", label="accuracy = confidence")
         axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="confidence", ylabel="accuracy")
 
-# %% ../nbs/library/14_metrics.ipynb #a2513a75
+# %% ../nbs/library/14_metrics.ipynb #062df76d
 def expected_calibration_error(
     confidence: Array,  # (...), in [0, 1]
     correct: Array,     # the confidence's shape, bool or 0 and 1
@@ -199,7 +205,7 @@ def expected_calibration_error(
 ) -> float:             # a fraction, 0 = honest
     """
     Expected calibration error with right-closed bins of equal width (Guo et al. 2017).
-    Raises ValueError for shapes that differ, a confidence outside [0, 1] or nan, an outcome other than 0 or 1, or no value.
+    Raises ValueError for shapes that differ, a confidence outside [0, 1] or nan, another outcome, or no value.
     """
     return CalibrationBins(bins).update(confidence, correct).error
 
@@ -226,7 +232,7 @@ def auroc(
     twice = sum(int(np.searchsorted(low, high, side).sum()) for side in ("left", "right"))
     return twice / (2 * len(low) * len(high))
 
-# %% ../nbs/library/14_metrics.ipynb #e23e8c92
+# %% ../nbs/library/14_metrics.ipynb #39ff905d
 def average_precision(
     scores_in: Array,       # (...), scores of familiar inputs
     scores_out: Array,      # (...), scores of foreign inputs; higher = more foreign
@@ -234,8 +240,7 @@ def average_precision(
 ) -> float:                 # 0 to 1; chance is the share of positives
     "Area under the step-wise precision-recall curve. Raises ValueError for nan, no score or another `positive`."
     low, high = _ranked("scores_in", scores_in), _ranked("scores_out", scores_out)
-    if positive not in ("in", "out"):
-        raise ValueError(f"positive must be 'in' or 'out', got {positive!r}")
+    one_of("positive", positive, ("in", "out"))
     hits, misses = (high, low) if positive == "out" else (-low[::-1], -high[::-1])
     found, wrong = (len(x) - np.searchsorted(x, hits) for x in (hits, misses))
     return float((found / (found + wrong)).mean())
@@ -256,27 +261,28 @@ def fpr_at_tpr(
     needed = np.searchsorted(np.arange(len(high) + 1) / len(high), tpr)  # foreign inputs to find
     return float((len(low) - np.searchsorted(low, high[-needed])) / len(low))
 
-# %% ../nbs/library/14_metrics.ipynb #96ae075c
+# %% ../nbs/library/14_metrics.ipynb #71ca3a89
 def _distances(
-    logits: Array,
-    labels: Array,
-) -> Tensor:  # (sample, class), float64, each logit minus that of the true class
+    logits: Array,  # (sample, class), finite
+    labels: Array,  # (sample,), 0 to class - 1
+) -> Tensor:        # (sample, class), float64, each logit minus that of the true class
     "Raises ValueError for shapes that do not fit, no sample, labels that are no class, logits that are not finite."
     z, y = _double(logits).detach(), torch.from_numpy(_flat(labels).astype(np.int64))
     if z.ndim != 2 or len(y) != len(z) or not len(y):
-        raise ValueError(f"labels: one for each row of logits is needed, (sample, class); got {len(y)} for logits of shape {tuple(z.shape)}")
+        raise ValueError("labels: one for each row of logits is needed, (sample, class); "
+                         f"got {len(y)} for logits of shape {tuple(z.shape)}")
     if y.min() < 0 or y.max() >= z.shape[1]:
         raise ValueError(f"labels: every label must lie in 0 to {z.shape[1] - 1}, got {int(y.min())} to {int(y.max())}")
     if not z.isfinite().all():
         raise ValueError(f"logits: every value must be finite, got {int((~z.isfinite()).sum())} that are not")
     return z - z.gather(1, y.to(z.device)[:, None])
 
-# %% ../nbs/library/14_metrics.ipynb #4befa015
+# %% ../nbs/library/14_metrics.ipynb #06b44d97
 def negative_log_likelihood(
     logits: Array,  # (sample, class), finite
     labels: Array,  # (sample,), 0 to class - 1
 ) -> float:         # nats per sample
-    "Mean of minus the log-probability of the true class. Raises ValueError for shapes, labels or logits that do not fit."
+    "Mean of minus the log-probability of the true class. Raises ValueError for what does not fit."
     return _distances(logits, labels).logsumexp(1).mean().item()
 
 # %% ../nbs/library/14_metrics.ipynb #2a8fb52d
@@ -306,7 +312,7 @@ def _root(
             break
     return beta
 
-# %% ../nbs/library/14_metrics.ipynb #577b0486
+# %% ../nbs/library/14_metrics.ipynb #aa9dcf65
 SEPARABLE = 0.1  # the temperature where every prediction is right: the first point of the DDU paper's grid
 
 
@@ -321,5 +327,6 @@ def fit_temperature(
     """
     d = _distances(logits, labels)
     if not _slope(d, 0.0)[0] < 0:
-        raise ValueError("logits: the true classes' must exceed the average logit for a temperature to exist; they do not")
+        raise ValueError("logits: the true classes' must exceed the average logit for a temperature to exist; "
+                         "they do not")
     return 1 / _root(d) if (d > 0).any() else SEPARABLE

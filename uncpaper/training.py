@@ -6,16 +6,16 @@
 __all__ = ['Answer', 'Batches', 'Minibatches', 'permutation', 'Draws', 'repeated', 'warm_up', 'rise_and_fall', 'evaluating',
            'device', 'device_of', 'restored', 'mapped', 'in_chunks', 'predict', 'Averaged', 'copied', 'random_states',
            'set_random_states', 'optimizer_parts', 'set_optimizer', 'scheduler_numbers', 'save_checkpoint',
-           'load_checkpoint', 'fit', 'train_step', 'as_float', 'undisturbed', 'nothing']
+           'load_checkpoint', 'fit', 'train_step', 'begun', 'as_row', 'progress', 'undisturbed', 'nothing']
 
-# %% ../nbs/library/12_training.ipynb #a44037fe
+# %% ../nbs/library/12_training.ipynb #7f772e2c
 import copy
 import functools
 import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,13 +96,15 @@ def repeated(n: int, draws: int, seed: int, epoch: int) -> Tensor: # (draws,), i
     "The items of an epoch: a shuffled multiple of all of them, cut off."
     return torch.randperm(n * math.ceil(draws / n), generator=generator(seed, "draws", epoch))[:draws] % n
 
-# %% ../nbs/library/12_training.ipynb #be30d254
+# %% ../nbs/library/12_training.ipynb #4fba7664
 def warm_up(
     warm: int,                 # steps until the full step size, >= 1
     steps: int | None = None,  # of the whole training, along which it falls to 0; None: it does not fall
 ) -> Callable[[int], float]:   # steps done -> the factor of the step size
     "Linear growth, then a constant, or half a period of a cosine."
-    def rate(step: int) -> float: return min(1.0, (step + 1) / warm) * (1.0 if steps is None else (1 + math.cos(math.pi * step / steps)) / 2)
+    def rate(step: int) -> float:
+        fall = 1.0 if steps is None else (1 + math.cos(math.pi * step / steps)) / 2
+        return min(1.0, (step + 1) / warm) * fall
     return rate
 
 # %% ../nbs/library/12_training.ipynb #0bb9735b
@@ -144,11 +146,11 @@ def restored(
     model.load_state_dict(weights)
     return model.eval().to(device())
 
-# %% ../nbs/library/12_training.ipynb #bf0c880c
+# %% ../nbs/library/12_training.ipynb #50a49996
 Answer = Tensor | dict[str, "Answer"] | tuple["Answer", ...]
 
 def mapped(
-    function: Callable[..., Tensor],
+    function: Callable[..., Tensor], # tensors, one of each answer -> a tensor; any shapes
     *answers: Answer,                # of one form
 ) -> Answer:                         # of the same form
     "A function applied to each tensor of an answer, or to those at the same place of several."
@@ -183,14 +185,15 @@ def predict(
     "What a network says of all of `x`, in evaluation mode, on the device where it is."
     with evaluating(model): return in_chunks(answer or model, x, size, device_of(model), dim)
 
-# %% ../nbs/library/12_training.ipynb #40ed6fac
+# %% ../nbs/library/12_training.ipynb #c52cd1ef
 class Averaged(nn.Module):
-    "A network in training and the exponential moving average of its weights; in training mode the one answers, in evaluation mode the other."
+    "A network and the running average of its weights: in training the one answers, in evaluation the other."
     def __init__(
         self,
         model: nn.Module,       # kept as `raw`, not copied
         decay: float = 0.9999,  # of the average, once it has warmed up
     ):
+        "Raises ValueError unless 0 <= decay < 1."
         super().__init__()
         if not 0 <= decay < 1: raise ValueError(f"decay must be at least 0 and less than 1, got {decay}")
         self.decay, self.raw, self.ema = decay, model, copy.deepcopy(model).requires_grad_(False)
@@ -202,7 +205,8 @@ class Averaged(nn.Module):
         self.updates += 1
         dtype = next(self.ema.parameters()).dtype
         weight = (9 / (10 + self.updates.to(dtype))).clamp(min=1 - self.decay)
-        for average, value in zip(self.ema.parameters(), self.raw.parameters()): average.lerp_(value, weight.to(value.dtype))
+        for average, value in zip(self.ema.parameters(), self.raw.parameters()):
+            average.lerp_(value, weight.to(value.dtype))
         for average, value in zip(self.ema.buffers(), self.raw.buffers()): average.copy_(value)
 
     def follow(self, optimiser: torch.optim.Optimizer) -> torch.optim.Optimizer:
@@ -210,7 +214,11 @@ class Averaged(nn.Module):
         optimiser.register_step_post_hook(lambda *_: self.update())
         return optimiser
 
-    def forward(self, *inputs: Tensor) -> Tensor:
+    def forward(
+        self,
+        *inputs: Tensor,  # what the network takes
+    ) -> Tensor:          # what it says
+        "The answer of the network in training, or of the average in evaluation."
         return (self.raw if self.training else self.ema)(*inputs)
 
 # %% ../nbs/library/12_training.ipynb #0d6b4794
@@ -297,7 +305,7 @@ def load_checkpoint(
     set_random_states(parts["random"])
     return rest["record"]
 
-# %% ../nbs/library/12_training.ipynb #67dbd5b7
+# %% ../nbs/library/12_training.ipynb #2f826206
 def fit(
     model: nn.Module,                      # trained in place
     tensors: Sequence[Tensor],             # what a batch is cut from; each (sample, ...)
@@ -313,28 +321,27 @@ def fit(
     label: str = "training",               # shown beside the progress bar
     scheduler: LRScheduler | None = None,  # rule of the step size, advanced after each optimiser step
     clip: float | None = None,             # the largest gradient of a weight; None: any
-) -> Iterator[dict]:                       # step, train_loss (nan before the first step that counts), and the measurements
+) -> Iterator[dict]:                       # step, train_loss (None before a step that counts), measurements
     "Train, and yield a row every `every` steps; rows of a run that is continued come first, again."
     accelerator = Accelerator()
     model, optimizer = accelerator.prepare(model, optimizer)
     torch.manual_seed(seed)
-    record = (checkpoint and load_checkpoint(checkpoint, model, optimizer, scheduler)) or {"step": 0, "rows": [], "train_loss": None}
+    record = begun(checkpoint, model, optimizer, scheduler)
     yield from list(record["rows"])
     saved = time.monotonic()
-    for step in tqdm(range(record["step"], steps), initial=record["step"], total=steps, desc=label, leave=False, mininterval=0.5):
+    for step in progress(label, record["step"], steps):
         batch = [t[batches(step)].to(accelerator.device, non_blocking=True) for t in tensors]
         value = train_step(model, batch, loss, optimizer, accelerator, scheduler, clip)
-        if value is not None: record["train_loss"] = value
-        record["step"] = step + 1
+        record |= {"step": step + 1} | ({} if value is None else {"train_loss": value})
         if (step + 1) % every == 0 or step + 1 == steps:
-            record["rows"].append({"step": step + 1, "train_loss": as_float(record["train_loss"]), **evaluate(model)})
+            record["rows"].append({**as_row(record), **evaluate(model)})
             yield from undisturbed(record["rows"][-1])
         if checkpoint and time.monotonic() - saved > seconds:
-            save_checkpoint(checkpoint, model, optimizer, {**record, "train_loss": as_float(record["train_loss"])}, scheduler)
+            save_checkpoint(checkpoint, model, optimizer, {**record, **as_row(record)}, scheduler)
             saved = time.monotonic()
     if checkpoint: checkpoint.unlink(missing_ok=True)
 
-# %% ../nbs/library/12_training.ipynb #3ce3b3b9
+# %% ../nbs/library/12_training.ipynb #961a9796
 def train_step(
     model: nn.Module,
     batch: list[Tensor],                  # each (batch, ...), on the model's device
@@ -354,12 +361,31 @@ def train_step(
     if scheduler: scheduler.step()
     return value.detach()
 
-def as_float(
-    value: Tensor | float | None,  # a tensor: scalar
-) -> float | None:
-    "A number that JSON can say; None stays None."
-    return None if value is None else float(value)
+# %% ../nbs/library/12_training.ipynb #9a8cca12
+def begun(
+    checkpoint: Path | None,
+    model: nn.Module,
+    optimizer: Optimizer,
+    scheduler: LRScheduler | None,
+) -> dict:                         # step, train_loss, rows
+    "The record of a run that is continued from its checkpoint, or of a new one."
+    new = {"step": 0, "train_loss": None, "rows": []}
+    return (checkpoint and load_checkpoint(checkpoint, model, optimizer, scheduler)) or new
 
+def as_row(record: dict) -> dict:
+    "Step and loss as numbers that JSON can say; no loss yet stays None."
+    loss = record["train_loss"]
+    return {"step": record["step"], "train_loss": None if loss is None else float(loss)}
+
+def progress(
+    label: str,
+    done: int,   # steps that need not be made again
+    steps: int,  # in all
+) -> Iterable[int]:
+    "The steps that are left, with a bar that begins where the run was."
+    return tqdm(range(done, steps), initial=done, total=steps, desc=label, leave=False, mininterval=0.5)
+
+# %% ../nbs/library/12_training.ipynb #3f47b072
 def undisturbed(row: dict) -> Iterator[dict]:
     "Yield a row, and take the random state up again where it was."
     states = random_states()

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['Classifier', 'convolution', 'activation', 'AveragedShortcut', 'Residual', 'lenet', 'small_lenet', 'vgg_layers',
-           'vgg16', 'small_vgg', 'halving', 'shortcut', 'basic_block', 'bottleneck', 'stages', 'resnet', 'resnet18',
+           'vgg16', 'halving', 'small_vgg', 'shortcut', 'basic_block', 'bottleneck', 'stages', 'resnet', 'resnet18',
            'resnet50', 'small_resnet', 'tiny_resnet', 'wide_block', 'wide_resnet', 'he_outgoing', 'wide_resnet_28_10',
-           'small_wide_resnet', 'Pruned', 'imagenet_resnet50', 'imagenet_wide_resnet50_2', 'imagenet_vgg16', 'imagenet',
-           'plain_block', 'resnet9_trunk', 'resnet9', 'dropout_mlp']
+           'small_wide_resnet', 'Pruned', 'imagenet', 'imagenet_resnet50', 'imagenet_wide_resnet50_2', 'imagenet_vgg16',
+           'plain_block', 'plain_pair', 'resnet9_trunk', 'resnet9', 'dropout_mlp']
 
 # %% ../../nbs/library/18_classifiers.ipynb #8e98edd9
 import math
@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from .dropout import DropoutClassifier, SharedDropout
 from .spectral import spectrally_normalise
 
-# %% ../../nbs/library/18_classifiers.ipynb #c3abd7cd
+# %% ../../nbs/library/18_classifiers.ipynb #6bd03c37
 class Classifier(nn.Module):
     "A feature extractor with a linear head: (batch, channel, height, width) -> (batch, class) logits."
     def __init__(
@@ -34,62 +34,113 @@ class Classifier(nn.Module):
         super().__init__()
         self.extractor, self.head = extractor, nn.Linear(dimension, classes)
 
-    def features(self, x: Tensor) -> Tensor: # (batch, feature)
+    def features(
+        self,
+        x: Tensor,  # (batch, channel, height, width)
+    ) -> Tensor:    # (batch, feature)
         "The features z, which are the head's input."
         return self.extractor(x)
 
-    def forward(self, x: Tensor) -> Tensor: # (batch, class)
+    def forward(
+        self,
+        x: Tensor,  # (batch, channel, height, width)
+    ) -> Tensor:    # (batch, class)
+        "The logits."
         return self.head(self.features(x))
 
-# %% ../../nbs/library/18_classifiers.ipynb #ab89f06f
-def convolution(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Conv2d:
+# %% ../../nbs/library/18_classifiers.ipynb #3c3fcdd4
+def convolution(
+    inputs: int,
+    outputs: int,
+    kernel: int = 3,  # height and width, odd
+    stride: int = 1,
+) -> nn.Conv2d:
     "A convolution without bias that keeps the picture's size but for the stride."
     return nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
 
-def activation(modified: bool) -> nn.Module:
+def activation(
+    modified: bool,
+) -> nn.Module:
     "ReLU, or leaky ReLU in the modified variant."
     return nn.LeakyReLU(0.01) if modified else nn.ReLU()
 
+# %% ../../nbs/library/18_classifiers.ipynb #8696935a
 class AveragedShortcut(nn.Module):
     "Average over the stride, then channels of zeros; where the size is odd, every second pixel."
-    def __init__(self, inputs: int, outputs: int, stride: int):
+    def __init__(
+        self,
+        inputs: int,   # channels
+        outputs: int,  # channels, at least as many
+        stride: int,
+    ):
         super().__init__()
         self.extra, self.stride = outputs - inputs, stride
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,  # (batch, inputs, height, width)
+    ) -> Tensor:    # (batch, outputs, height / stride, width / stride)
+        "The picture made smaller, with channels of zeros behind its own."
         window = 1 if x.shape[2] % 2 else self.stride
         return F.pad(F.avg_pool2d(x, window, self.stride), (0, 0, 0, 0, 0, self.extra))
 
+# %% ../../nbs/library/18_classifiers.ipynb #296ad96c
 class Residual(nn.Module):
     "shortcut + branch, then an activation if there is one."
-    def __init__(self, branch: nn.Module, shortcut: nn.Module, after: nn.Module):
+    def __init__(
+        self,
+        branch: nn.Module,
+        shortcut: nn.Module,
+        after: nn.Module,     # the activation; nn.Identity for none
+    ):
         super().__init__()
         self.branch, self.shortcut, self.after = branch, shortcut, after
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,  # (batch, channel, height, width)
+    ) -> Tensor:    # (batch, channel, height, width), of the branch's shape
+        "What both ways make of the pictures, added."
         return self.after(self.branch(x) + self.shortcut(x))
 
-# %% ../../nbs/library/18_classifiers.ipynb #3e2cdd50
-def lenet(classes: int = 10, channels: int = 1, size: int = 28, spectral_norm: float | None = None, modified: bool = False) -> Classifier:
+# %% ../../nbs/library/18_classifiers.ipynb #d69ec1db
+def lenet(
+    classes: int = 10,
+    channels: int = 1,                  # of the pictures
+    size: int = 28,                     # their height and width, pixels
+    spectral_norm: float | None = None, # c, the bound on each convolution; None: no bound
+    modified: bool = False,             # leaky ReLU, averaging shortcuts
+) -> Classifier:
     "LeNet-5 for pictures of 28 x 28, D = 84. Raises ValueError for another size."
     if size != 28: raise ValueError(f"size of lenet must be 28, got {size}")
     act, pool = activation(modified), nn.MaxPool2d(2)
-    convolutions = [nn.Conv2d(channels, 6, 5), act, pool, nn.Conv2d(6, 16, 5), act, pool, nn.Flatten()]
-    model = Classifier(nn.Sequential(*convolutions, nn.Linear(256, 120), act, nn.Linear(120, 84), act), 84, classes)
+    convolutions = [nn.Conv2d(channels, 6, 5), act, pool, nn.Conv2d(6, 16, 5), act, pool]
+    model = Classifier(nn.Sequential(*convolutions, nn.Flatten(), nn.Linear(256, 120), act, nn.Linear(120, 84), act),
+                       84, classes)
     return spectrally_normalise(model, spectral_norm, (channels, size, size))
 
-def small_lenet(classes: int = 10, channels: int = 1, size: int = 8, spectral_norm: float | None = None, modified: bool = False) -> Classifier:
+# %% ../../nbs/library/18_classifiers.ipynb #8c2113de
+def small_lenet(
+    classes: int = 10,
+    channels: int = 1,                  # of the pictures
+    size: int = 8,                      # their height and width, pixels
+    spectral_norm: float | None = None, # c, the bound on each convolution; None: no bound
+    modified: bool = False,             # leaky ReLU, averaging shortcuts
+) -> Classifier:
     "LeNet's sibling for pictures of 8 x 8, D = 32. Raises ValueError for another size."
     if size != 8: raise ValueError(f"size of small_lenet must be 8, got {size}")
     act, pool = activation(modified), nn.MaxPool2d(2)
-    convolutions = [nn.Conv2d(channels, 6, 3, padding=1), act, pool, nn.Conv2d(6, 16, 3, padding=1), act, pool, nn.Flatten()]
-    model = Classifier(nn.Sequential(*convolutions, nn.Linear(64, 48), act, nn.Linear(48, 32), act), 32, classes)
+    convolutions = [nn.Conv2d(channels, 6, 3, padding=1), act, pool, nn.Conv2d(6, 16, 3, padding=1), act, pool]
+    model = Classifier(nn.Sequential(*convolutions, nn.Flatten(), nn.Linear(64, 48), act, nn.Linear(48, 32), act), 32,
+                       classes)
     return spectrally_normalise(model, spectral_norm, (channels, size, size))
 
-# %% ../../nbs/library/18_classifiers.ipynb #9446d4a4
+# %% ../../nbs/library/18_classifiers.ipynb #84510c34
 def vgg_layers(
     blocks: tuple[tuple[int, ...], ...],  # widths of the convolutions of each block; a block ends with a pooling
-    channels: int, size: int, modified: bool,
+    channels: int,                        # of the pictures
+    size: int,                            # their height and width, pixels
+    modified: bool,
 ) -> list[nn.Module]:
     "Blocks of convolutions, the last of which ends at one pixel."
     pools, layers = int(math.log2(size)), []
@@ -100,44 +151,88 @@ def vgg_layers(
         layers += [nn.MaxPool2d(2)] * (left <= pools)
     return [*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()]
 
-def vgg16(classes: int = 10, channels: int = 3, size: int = 32, spectral_norm: float | None = None, modified: bool = False) -> Classifier:
+# %% ../../nbs/library/18_classifiers.ipynb #cff431ae
+def vgg16(
+    classes: int = 10,
+    channels: int = 3,                  # of the pictures
+    size: int = 32,                     # their height and width, pixels
+    spectral_norm: float | None = None, # c, the bound on each convolution; None: no bound
+    modified: bool = False,             # leaky ReLU, averaging shortcuts
+) -> Classifier:
     "VGG-16 with batch normalisation and one linear layer, D = 512."
     layers = vgg_layers(((64,) * 2, (128,) * 2, (256,) * 3, (512,) * 3, (512,) * 3), channels, size, modified)
     return spectrally_normalise(Classifier(nn.Sequential(*layers), 512, classes), spectral_norm, (channels, size, size))
 
-def small_vgg(classes: int = 10, channels: int = 1, size: int = 28, spectral_norm: float | None = None, modified: bool = False) -> Classifier:
-    "Seven convolutions without skips, the first of which halves pictures of 28 pixels and more; D = 64."
-    stem, left = halving(channels, 16, size, modified)
-    layers = vgg_layers(((16,) * 2, (32,) * 2, (64,) * 2), 16, left, modified)
-    return spectrally_normalise(Classifier(nn.Sequential(*stem, *layers), 64, classes), spectral_norm, (channels, size, size))
-
-def halving(channels: int, width: int, size: int, modified: bool) -> tuple[list[nn.Module], int]: # layers, and the size they leave
+# %% ../../nbs/library/18_classifiers.ipynb #2efff73f
+def halving(
+    channels: int,                     # of the pictures
+    width: int,                        # channels behind the stem
+    size: int,                         # height and width of the pictures, pixels
+    modified: bool,
+) -> tuple[list[nn.Module], int]:      # layers, and the size they leave
     "The stem of the small networks: it halves pictures of 28 pixels and more."
     stride = 2 if size >= 28 else 1
-    return [convolution(channels, width, 3, stride), nn.BatchNorm2d(width), activation(modified)], math.ceil(size / stride)
+    layers = [convolution(channels, width, 3, stride), nn.BatchNorm2d(width), activation(modified)]
+    return layers, math.ceil(size / stride)
 
-# %% ../../nbs/library/18_classifiers.ipynb #92725175
-def shortcut(inputs: int, outputs: int, stride: int, modified: bool, batch_norm: bool = True) -> nn.Module:
+# %% ../../nbs/library/18_classifiers.ipynb #94392dd8
+def small_vgg(
+    classes: int = 10,
+    channels: int = 1,                  # of the pictures
+    size: int = 28,                     # their height and width, pixels
+    spectral_norm: float | None = None, # c, the bound on each convolution; None: no bound
+    modified: bool = False,             # leaky ReLU, averaging shortcuts
+) -> Classifier:
+    "Seven convolutions without skips, the first of which halves pictures of 28 pixels and more; D = 64."
+    stem, left = halving(channels, 16, size, modified)
+    model = nn.Sequential(*stem, *vgg_layers(((16,) * 2, (32,) * 2, (64,) * 2), 16, left, modified))
+    return spectrally_normalise(Classifier(model, 64, classes), spectral_norm, (channels, size, size))
+
+# %% ../../nbs/library/18_classifiers.ipynb #4ac620b2
+def shortcut(
+    inputs: int,              # channels
+    outputs: int,             # channels
+    stride: int,
+    modified: bool,
+    batch_norm: bool = True,  # behind a convolution
+) -> nn.Module:
     "The identity where shapes agree, else averages (modified) or a 1x1 convolution."
     if stride == 1 and inputs == outputs: return nn.Identity()
     if modified: return AveragedShortcut(inputs, outputs, stride)
     return nn.Sequential(convolution(inputs, outputs, 1, stride), *[nn.BatchNorm2d(outputs)] * batch_norm)
 
-def basic_block(inputs: int, width: int, stride: int, modified: bool) -> Residual:
+# %% ../../nbs/library/18_classifiers.ipynb #a4a3a8ed
+def basic_block(
+    inputs: int,    # channels
+    width: int,     # channels of both convolutions
+    stride: int,
+    modified: bool,
+) -> Residual:
     "Two 3x3 convolutions."
-    branch = [convolution(inputs, width, 3, stride), nn.BatchNorm2d(width), activation(modified), convolution(width, width), nn.BatchNorm2d(width)]
+    branch = [convolution(inputs, width, 3, stride), nn.BatchNorm2d(width), activation(modified),
+              convolution(width, width), nn.BatchNorm2d(width)]
     return Residual(nn.Sequential(*branch), shortcut(inputs, width, stride, modified), activation(modified))
 
-def bottleneck(inputs: int, width: int, stride: int, modified: bool) -> Residual:
+def bottleneck(
+    inputs: int,    # channels
+    width: int,     # channels of the 3x3 convolution
+    stride: int,
+    modified: bool,
+) -> Residual:
     "A 3x3 convolution between two of 1x1, the last of which widens fourfold."
-    branch = [convolution(inputs, width, 1), nn.BatchNorm2d(width), activation(modified), convolution(width, width, 3, stride), nn.BatchNorm2d(width),
-              activation(modified), convolution(width, 4 * width, 1), nn.BatchNorm2d(4 * width)]
+    branch = [convolution(inputs, width, 1), nn.BatchNorm2d(width), activation(modified),
+              convolution(width, width, 3, stride), nn.BatchNorm2d(width), activation(modified),
+              convolution(width, 4 * width, 1), nn.BatchNorm2d(4 * width)]
     return Residual(nn.Sequential(*branch), shortcut(inputs, 4 * width, stride, modified), activation(modified))
 
+# %% ../../nbs/library/18_classifiers.ipynb #2244a53c
 def stages(
     block: Callable[[int, int, int, bool], nn.Module],  # (inputs, width, stride, modified) -> a residual block
-    widen: int,                                          # outputs of a block over its width
-    inputs: int, widths: tuple[int, ...], depths: tuple[int, ...], modified: bool,
+    widen: int,                                         # outputs of a block over its width
+    inputs: int,                                        # channels of the first block's input
+    widths: tuple[int, ...],                            # of the blocks of each stage
+    depths: tuple[int, ...],                            # blocks of each stage
+    modified: bool,
 ) -> list[nn.Module]:
     "Stages of residual blocks; every stage but the first halves the picture."
     blocks = []
@@ -147,125 +242,255 @@ def stages(
             inputs = widen * width
     return blocks
 
-def resnet(block: Callable, widen: int, stem: list[nn.Module], widths: tuple[int, ...], depths: tuple[int, ...], classes: int, modified: bool) -> Classifier:
+def resnet(
+    block: Callable[[int, int, int, bool], nn.Module],  # (inputs, width, stride, modified) -> a residual block
+    widen: int,                                         # outputs of a block over its width
+    stem: list[nn.Module],
+    widths: tuple[int, ...],                            # of the blocks of each stage
+    depths: tuple[int, ...],                            # blocks of each stage
+    classes: int,
+    modified: bool,
+) -> Classifier:
     "A residual network with activations after the sums, behind a stem of `widths[0]` channels."
     layers = [*stem, *stages(block, widen, widths[0], widths, depths, modified), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
     return Classifier(nn.Sequential(*layers), widen * widths[-1], classes)
 
-def resnet18(classes: int = 10, channels: int = 3, size: int = 32, spectral_norm: float | None = None, modified: bool = False) -> Classifier:
+# %% ../../nbs/library/18_classifiers.ipynb #4d2f9f66
+def resnet18(
+    classes: int = 10,
+    channels: int = 3,                  # of the pictures
+    size: int = 32,                     # their height and width, pixels
+    spectral_norm: float | None = None, # c, the bound on each convolution; None: no bound
+    modified: bool = False,             # leaky ReLU, averaging shortcuts
+) -> Classifier:
     "ResNet-18 in its CIFAR form, D = 512."
     stem = [convolution(channels, 64), nn.BatchNorm2d(64), activation(modified)]
     model = resnet(basic_block, 1, stem, (64, 128, 256, 512), (2, 2, 2, 2), classes, modified)
     return spectrally_normalise(model, spectral_norm, (channels, size, size))
 
-def resnet50(classes: int = 10, channels: int = 3, size: int = 32, spectral_norm: float | None = None, modified: bool = False) -> Classifier:
+def resnet50(
+    classes: int = 10,
+    channels: int = 3,                  # of the pictures
+    size: int = 32,                     # their height and width, pixels
+    spectral_norm: float | None = None, # c, the bound on each convolution; None: no bound
+    modified: bool = False,             # leaky ReLU, averaging shortcuts
+) -> Classifier:
     "ResNet-50 in its CIFAR form, D = 2048."
     stem = [convolution(channels, 64), nn.BatchNorm2d(64), activation(modified)]
     model = resnet(bottleneck, 4, stem, (64, 128, 256, 512), (3, 4, 6, 3), classes, modified)
     return spectrally_normalise(model, spectral_norm, (channels, size, size))
 
-def small_resnet(classes: int = 10, channels: int = 1, size: int = 28, spectral_norm: float | None = None, modified: bool = False) -> Classifier:
-    "Stages of 16, 32 and 64 channels with two basic blocks each, behind a stem that halves pictures of 28 pixels and more; D = 64."
-    model = resnet(basic_block, 1, halving(channels, 16, size, modified)[0], (16, 32, 64), (2, 2, 2), classes, modified)
+# %% ../../nbs/library/18_classifiers.ipynb #4170891e
+def small_resnet(
+    classes: int = 10,
+    channels: int = 1,                  # of the pictures
+    size: int = 28,                     # their height and width, pixels
+    spectral_norm: float | None = None, # c, the bound on each convolution; None: no bound
+    modified: bool = False,             # leaky ReLU, averaging shortcuts
+) -> Classifier:
+    "Stages of 16, 32 and 64 channels with two basic blocks each, behind the small networks' stem; D = 64."
+    stem, _ = halving(channels, 16, size, modified)
+    model = resnet(basic_block, 1, stem, (16, 32, 64), (2, 2, 2), classes, modified)
     return spectrally_normalise(model, spectral_norm, (channels, size, size))
 
-def tiny_resnet(classes: int = 10, channels: int = 1, size: int = 28, spectral_norm: float | None = None, modified: bool = False) -> Classifier:
+def tiny_resnet(
+    classes: int = 10,
+    channels: int = 1,                  # of the pictures
+    size: int = 28,                     # their height and width, pixels
+    spectral_norm: float | None = None, # c, the bound on each convolution; None: no bound
+    modified: bool = False,             # leaky ReLU, averaging shortcuts
+) -> Classifier:
     "`small_resnet` with half its channels, for loops that train hundreds of networks; D = 32."
-    model = resnet(basic_block, 1, halving(channels, 8, size, modified)[0], (8, 16, 32), (2, 2, 2), classes, modified)
+    stem, _ = halving(channels, 8, size, modified)
+    model = resnet(basic_block, 1, stem, (8, 16, 32), (2, 2, 2), classes, modified)
     return spectrally_normalise(model, spectral_norm, (channels, size, size))
 
-# %% ../../nbs/library/18_classifiers.ipynb #974e1356
-def wide_block(dropout: float, momentum: float, inputs: int, width: int, stride: int, modified: bool) -> Residual:
+# %% ../../nbs/library/18_classifiers.ipynb #dd5d585d
+def wide_block(
+    dropout: float,   # p, in [0, 1)
+    momentum: float,  # of the batch statistics
+    inputs: int,      # channels
+    width: int,       # channels of both convolutions
+    stride: int,
+    modified: bool,
+) -> Residual:
     "A pre-activation block with dropout between its two 3x3 convolutions."
     branch = [nn.BatchNorm2d(inputs, momentum=momentum), activation(modified), convolution(inputs, width, 3, stride),
-              nn.BatchNorm2d(width, momentum=momentum), activation(modified), nn.Dropout(dropout), convolution(width, width)]
+              nn.BatchNorm2d(width, momentum=momentum), activation(modified),
+              nn.Dropout(dropout), convolution(width, width)]
     return Residual(nn.Sequential(*branch), shortcut(inputs, width, stride, modified, batch_norm=False), nn.Identity())
 
-def wide_resnet(stem: nn.Module, widen: int, depth: int, dropout: float, momentum: float, classes: int, modified: bool) -> Classifier:
-    "A wide residual network of 6 depth + 4 layers behind a stem of 16 channels; widths are 16, 32 and 64 times `widen`."
+# %% ../../nbs/library/18_classifiers.ipynb #5c3217ad
+def wide_resnet(
+    stem: nn.Module,  # pictures -> 16 channels
+    widen: int,
+    depth: int,       # blocks of a stage
+    dropout: float,   # p, in [0, 1)
+    momentum: float,  # of the batch statistics
+    classes: int,
+    modified: bool,
+) -> Classifier:
+    "A wide residual network of 6 depth + 4 layers; widths are 16, 32 and 64 times `widen`."
     widths = (16 * widen, 32 * widen, 64 * widen)
     blocks = stages(partial(wide_block, dropout, momentum), 1, 16, widths, (depth,) * 3, modified)
     top = [nn.BatchNorm2d(widths[-1], momentum=momentum), activation(modified), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
     return he_outgoing(Classifier(nn.Sequential(stem, *blocks, *top), widths[-1], classes), modified)
 
-def he_outgoing(model: nn.Module, modified: bool) -> nn.Module:
+def he_outgoing(
+    model: nn.Module,  # changed in place
+    modified: bool,
+) -> nn.Module:        # the same network
     "Draw all weights by He's rule over outgoing connections; biases of linear layers become zero."
+    after = "leaky_relu" if modified else "relu"
     for layer in model.modules():
-        if isinstance(layer, (nn.Conv2d, nn.Linear)): nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="leaky_relu" if modified else "relu")
+        if isinstance(layer, (nn.Conv2d, nn.Linear)):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity=after)
         if isinstance(layer, nn.Linear): nn.init.zeros_(layer.bias)
     return model
 
-def wide_resnet_28_10(classes: int = 10, channels: int = 3, size: int = 32, spectral_norm: float | None = None, modified: bool = False) -> Classifier:
+# %% ../../nbs/library/18_classifiers.ipynb #6f32c6f4
+def wide_resnet_28_10(
+    classes: int = 10,
+    channels: int = 3,                  # of the pictures
+    size: int = 32,                     # their height and width, pixels
+    spectral_norm: float | None = None, # c, the bound on each convolution; None: no bound
+    modified: bool = False,             # leaky ReLU, averaging shortcuts
+) -> Classifier:
     "Wide ResNet-28-10 with dropout 0.3, D = 640."
     model = wide_resnet(convolution(channels, 16), 10, 4, 0.3, 0.01, classes, modified)
     return spectrally_normalise(model, spectral_norm, (channels, size, size))
 
-def small_wide_resnet(classes: int = 10, channels: int = 1, size: int = 28, spectral_norm: float | None = None, modified: bool = False) -> Classifier:
-    "Wide ResNet-10-2 for short trainings: no dropout, the usual batch statistics, a stem that halves pictures of 28 pixels and more; D = 128."
+def small_wide_resnet(
+    classes: int = 10,
+    channels: int = 1,                  # of the pictures
+    size: int = 28,                     # their height and width, pixels
+    spectral_norm: float | None = None, # c, the bound on each convolution; None: no bound
+    modified: bool = False,             # leaky ReLU, averaging shortcuts
+) -> Classifier:
+    "Wide ResNet-10-2 for short trainings: no dropout, usual batch statistics, and a stem that may halve; D = 128."
     model = wide_resnet(convolution(channels, 16, 3, 2 if size >= 28 else 1), 2, 1, 0.0, 0.1, classes, modified)
     return spectrally_normalise(model, spectral_norm, (channels, size, size))
 
-# %% ../../nbs/library/18_classifiers.ipynb #d4186800
+# %% ../../nbs/library/18_classifiers.ipynb #eaf49901
 class Pruned(nn.Module):
-    "A torchvision network whose last layers, named `last`, are left out: pictures -> (batch, feature)."
-    def __init__(self, model: nn.Module, last: str):
+    "A torchvision network whose last layers are left out."
+    def __init__(
+        self,
+        model: nn.Module,  # changed in place
+        last: str,         # the last layers' name
+    ):
         super().__init__()
         setattr(model, last, nn.Identity())
         self.model = model
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,  # (batch, channel, height, width)
+    ) -> Tensor:    # (batch, feature)
+        "What the last layers would see."
         return self.model(x)
 
-def imagenet_resnet50(classes: int = 1000, channels: int = 3, size: int = 224, spectral_norm: float | None = None, modified: bool = False) -> Classifier:
+def imagenet(
+    model: nn.Module,             # of torchvision, changed in place
+    last: str,                    # name of its last layers
+    dimension: int,               # number of features D
+    classes: int,
+    channels: int,
+    size: int,                    # height and width of the pictures, pixels
+    spectral_norm: float | None,  # c, the bound on each convolution; None: no bound
+    modified: bool,
+) -> Classifier:
+    "A torchvision network as a classifier. Raises ValueError for the modified variant."
+    if modified: raise ValueError("modified must be False: the networks for ImageNet have no such variant")
+    pruned = Classifier(Pruned(model, last), dimension, classes)
+    return spectrally_normalise(pruned, spectral_norm, (channels, size, size))
+
+# %% ../../nbs/library/18_classifiers.ipynb #933c1c0f
+def imagenet_resnet50(
+    classes: int = 1000,
+    channels: int = 3,                  # of the pictures
+    size: int = 224,                    # their height and width, pixels
+    spectral_norm: float | None = None, # c, the bound on each convolution; None: no bound
+    modified: bool = False,             # leaky ReLU, averaging shortcuts
+) -> Classifier:
     "torchvision's ResNet-50, D = 2048. Raises ValueError for the modified variant."
     return imagenet(torchvision.models.resnet50(), "fc", 2048, classes, channels, size, spectral_norm, modified)
 
-def imagenet_wide_resnet50_2(classes: int = 1000, channels: int = 3, size: int = 224, spectral_norm: float | None = None, modified: bool = False) -> Classifier:
+def imagenet_wide_resnet50_2(
+    classes: int = 1000,
+    channels: int = 3,                  # of the pictures
+    size: int = 224,                    # their height and width, pixels
+    spectral_norm: float | None = None, # c, the bound on each convolution; None: no bound
+    modified: bool = False,             # leaky ReLU, averaging shortcuts
+) -> Classifier:
     "torchvision's Wide ResNet-50-2, D = 2048. Raises ValueError for the modified variant."
     return imagenet(torchvision.models.wide_resnet50_2(), "fc", 2048, classes, channels, size, spectral_norm, modified)
 
-def imagenet_vgg16(classes: int = 1000, channels: int = 3, size: int = 224, spectral_norm: float | None = None, modified: bool = False) -> Classifier:
-    "torchvision's VGG-16 with batch normalisation, averaged over the picture and with one linear layer, D = 512. Raises ValueError for the modified variant."
+# %% ../../nbs/library/18_classifiers.ipynb #b0bf5f4a
+def imagenet_vgg16(
+    classes: int = 1000,
+    channels: int = 3,                  # of the pictures
+    size: int = 224,                    # their height and width, pixels
+    spectral_norm: float | None = None, # c, the bound on each convolution; None: no bound
+    modified: bool = False,             # leaky ReLU, averaging shortcuts
+) -> Classifier:
+    "torchvision's VGG-16 with batch normalisation, averaged over the picture, D = 512. Raises ValueError if modified."
     model = torchvision.models.vgg16_bn()
     model.avgpool = nn.AdaptiveAvgPool2d(1)
     return imagenet(model, "classifier", 512, classes, channels, size, spectral_norm, modified)
 
-def imagenet(model: nn.Module, last: str, dimension: int, classes: int, channels: int, size: int, spectral_norm: float | None, modified: bool) -> Classifier:
-    "A torchvision network as a classifier."
-    if modified: raise ValueError("modified must be False: the networks for ImageNet have no such variant")
-    return spectrally_normalise(Classifier(Pruned(model, last), dimension, classes), spectral_norm, (channels, size, size))
-
-# %% ../../nbs/library/18_classifiers.ipynb #d74e50a4
-def plain_block(inputs: int, width: int, pool: bool = False) -> nn.Sequential:
+# %% ../../nbs/library/18_classifiers.ipynb #8be5306b
+def plain_block(
+    inputs: int,         # channels
+    width: int,          # channels of the convolution
+    pool: bool = False,
+) -> nn.Sequential:
     "A 3x3 convolution with bias, batch normalisation and a ReLU; if asked for, a pooling."
-    return nn.Sequential(nn.Conv2d(inputs, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(), *[nn.MaxPool2d(2)] * pool)
+    layers = [nn.Conv2d(inputs, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU()]
+    return nn.Sequential(*layers, *[nn.MaxPool2d(2)] * pool)
 
-def resnet9_trunk(channels: int, width: int, left: int) -> nn.Sequential:
-    "The eight convolutions of ResNet-9; the last pooling leaves `left` x `left` pixels of 8 `width` channels."
-    def pair(width: int) -> Residual: return Residual(nn.Sequential(plain_block(width, width), plain_block(width, width)), nn.Identity(), nn.Identity())
-    return nn.Sequential(plain_block(channels, width), plain_block(width, 2 * width, pool=True), pair(2 * width), plain_block(2 * width, 4 * width, pool=True),
-                         plain_block(4 * width, 8 * width, pool=True), pair(8 * width), nn.AdaptiveMaxPool2d(left), nn.Flatten())
+def plain_pair(
+    width: int,  # channels
+) -> Residual:
+    "Two such blocks and a skip, with no activation after the sum."
+    return Residual(nn.Sequential(plain_block(width, width), plain_block(width, width)), nn.Identity(), nn.Identity())
 
+# %% ../../nbs/library/18_classifiers.ipynb #555dbdac
+def resnet9_trunk(
+    channels: int,     # of the pictures
+    width: int,        # channels of the first convolution
+    left: int,         # height and width that the last pooling leaves
+) -> nn.Sequential:    # (batch, channels, height, width) -> (batch, 8 * width * left**2)
+    "The eight convolutions of ResNet-9."
+    return nn.Sequential(
+        plain_block(channels, width), plain_block(width, 2 * width, pool=True), plain_pair(2 * width),
+        plain_block(2 * width, 4 * width, pool=True), plain_block(4 * width, 8 * width, pool=True),
+        plain_pair(8 * width), nn.AdaptiveMaxPool2d(left), nn.Flatten())
+
+# %% ../../nbs/library/18_classifiers.ipynb #a3874e72
 def resnet9(
     classes: int = 10,
     channels: int = 3,
     dropout: float = 0.0,  # p of the two dropout layers, in [0, 1); 0: one linear layer and no dropout
     width: int = 64,       # channels of the first convolution
-    size: int = 32,        # height and width of the pictures, at least 8
+    size: int = 32,                     # height and width of the pictures, at least 8
 ) -> DropoutClassifier:
     "ResNet-9. Raises ValueError for pictures smaller than 8 x 8, or a dropout outside [0, 1)."
     if size < 8: raise ValueError(f"size of resnet9 must be >= 8, got {size}")
-    if not dropout: return DropoutClassifier(resnet9_trunk(channels, width, 1), nn.Sequential(nn.Linear(8 * width, classes)))
-    left = min(2, size // 8)
-    head = nn.Sequential(SharedDropout(dropout), nn.Linear(8 * width * left**2, 8 * width), SharedDropout(dropout), nn.Linear(8 * width, classes))
+    wide, left = 8 * width, min(2, size // 8)
+    if not dropout: return DropoutClassifier(resnet9_trunk(channels, width, 1), nn.Sequential(nn.Linear(wide, classes)))
+    hidden = [SharedDropout(dropout), nn.Linear(wide * left**2, wide), SharedDropout(dropout)]
+    head = nn.Sequential(*hidden, nn.Linear(wide, classes))  # drawn before the trunk
     return DropoutClassifier(resnet9_trunk(channels, width, left), head)
 
+# %% ../../nbs/library/18_classifiers.ipynb #baf11a37
 def dropout_mlp(
     classes: int = 10,
     pixels: int = 1024,    # channel * height * width of the pictures
     width: int = 1024,     # units of the two hidden layers
     dropout: float = 0.5,  # p of the three dropout layers, in [0, 1)
 ) -> DropoutClassifier:
-    "A perceptron with two hidden layers and dropout before each of its three linear layers. Raises ValueError for a dropout outside [0, 1)."
-    layers = [(SharedDropout(dropout), nn.Linear(inputs, outputs), nn.ReLU()) for inputs, outputs in ((pixels, width), (width, width), (width, classes))]
-    return DropoutClassifier(nn.Flatten(), nn.Sequential(*[layer for three in layers for layer in three][:-1]))
+    "A perceptron with dropout before each of its three linear layers. Raises ValueError for a dropout outside [0, 1)."
+    sizes = ((pixels, width), (width, width), (width, classes))
+    layers = [layer for size in sizes for layer in (SharedDropout(dropout), nn.Linear(*size), nn.ReLU())]
+    return DropoutClassifier(nn.Flatten(), nn.Sequential(*layers[:-1]))

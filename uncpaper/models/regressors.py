@@ -51,11 +51,11 @@ def age_resnet18() -> nn.Module:  # (batch, 3, height, width) -> (batch, 1)
 
     return resnet18(weights=None, num_classes=1)
 
-# %% ../../nbs/library/11_regressors.ipynb #d660db35
+# %% ../../nbs/library/11_regressors.ipynb #2a737cbd
 def angle_cnn(
     size: int = 28,    # height and width of the images, >= 12
 ) -> nn.Sequential:    # (batch, 1, size, size) -> (batch, 1)
-    "Two convolutional blocks and one hidden layer; 23,457 parameters at 12 and 28 pixels. Raises ValueError for size < 12."
+    "Two convolutional blocks, one hidden layer: 23,457 parameters at 12 and 28 pixels. Raises ValueError below 12."
     if size < 12:
         raise ValueError(f"size must be >= 12, got {size}")
     shrink = size // 12

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# %% ../../nbs/library/19_vae.ipynb #e535c1d0
+# %% ../../nbs/library/19_vae.ipynb #a7b7ffcc
 class VAE(nn.Module):
     "A variational autoencoder of two multilayer perceptrons, for pictures in [0, 1]."
     def __init__(
@@ -26,22 +26,34 @@ class VAE(nn.Module):
         self.encoder = perceptron((pixels, *hidden, 2 * latent))
         self.decoder = perceptron((latent, *hidden[::-1], pixels))
 
-    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]: # mean and log-variance of z, each (batch, latent)
-        "Where pictures (batch, ...) lie."
+    def encode(
+        self,
+        x: Tensor,                # (batch, ...), in [0, 1]
+    ) -> tuple[Tensor, Tensor]:   # mean and log-variance of z, each (batch, latent)
+        "Where pictures lie."
         return self.encoder((x.flatten(1) - self.mean) / self.std).chunk(2, dim=1)
 
-    def decode(self, z: Tensor) -> Tensor: # (batch, pixels), in [0, 1]
-        "Pictures for latents (batch, latent)."
+    def decode(
+        self,
+        z: Tensor,  # (batch, latent)
+    ) -> Tensor:    # (batch, pixels), in [0, 1]
+        "Pictures for latents."
         return self.decoder(z).sigmoid()
 
-    def negative_elbo(self, x: Tensor) -> Tensor: # scalar, nats, mean over the batch
-        "With one draw of z per picture, from torch's random state."
+    def negative_elbo(
+        self,
+        x: Tensor,  # (batch, ...), in [0, 1]
+    ) -> Tensor:    # scalar, nats, mean over the batch
+        "With one draw of z per picture, from torch's random state (Kingma and Welling, 2014, Eq. 3)."
         mean, log_variance = self.encode(x)
         z = mean + torch.randn_like(mean) * (log_variance / 2).exp()
         reconstruction = F.binary_cross_entropy_with_logits(self.decoder(z), x.flatten(1), reduction="none").sum(1)
         return (reconstruction + kl_to_standard_normal(mean, log_variance)).mean()
 
-def perceptron(widths: tuple[int, ...]) -> nn.Sequential:
+# %% ../../nbs/library/19_vae.ipynb #2d97390a
+def perceptron(
+    widths: tuple[int, ...],  # of the input, the hidden layers and the output
+) -> nn.Sequential:
     "Linear layers with ReLU in between."
     layers = [layer for a, b in zip(widths, widths[1:]) for layer in (nn.Linear(a, b), nn.ReLU())]
     return nn.Sequential(*layers[:-1])
