@@ -6,9 +6,9 @@
 __all__ = ['KNOWN', 'DIGITS', 'UNKNOWN', 'NETWORKS', 'SINGLE', 'ENSEMBLE', 'split_apart', 'Problem', 'Task', 'Known', 'task',
            'unknown', 'Architecture', 'Network', 'member_seeds', 'cross_entropy', 'augmented_loss', 'outputs',
            'quality', 'Train', 'training_rows', 'readings', 'jitter_report', 'Score', 'entropy_of', 'energy_of',
-           'rarity_of', 'uncertainties', 'detection', 'detections', 'calibration', 'half_width']
+           'rarity_of', 'uncertainties', 'detection', 'detections', 'calibration']
 
-# %% ../../../nbs/papers/ddu/index.ipynb #10f95f83
+# %% ../../../nbs/papers/ddu/index.ipynb #086859e9
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +32,6 @@ from ...models import classifiers
 from ...models.spectral import settle
 from ...pictures import COLOURED, GREY, IMAGENET, Normalisation, Pictures, Source, augmented
 from ...reproduce.stages import Stage
-from ...statistics import mean_interval
 from ...training import Minibatches, fit, predict, restored
 
 # %% ../../../nbs/papers/ddu/index.ipynb #d418f665
@@ -203,7 +202,7 @@ def quality(model: classifiers.Classifier, split: Split) -> dict[str, float]: # 
     accuracy = (logits.argmax(1) == split.y).double().mean().item()
     return {"accuracy": accuracy, "nll": F.cross_entropy(logits.double(), split.y).item()}
 
-# %% ../../../nbs/papers/ddu/index.ipynb #2cf70a29
+# %% ../../../nbs/papers/ddu/index.ipynb #8261312d
 @dataclass(frozen=True)
 class Train(Stage):
     "A classifier. Its result: the weights, and the validation's course."
@@ -219,6 +218,7 @@ class Train(Stage):
 
     @property
     def cost(self) -> float:
+        "Seconds on one core, roughly."
         batches = self.epochs * training_rows(self.task) / self.batch
         return batches * self.network.milliseconds * (self.task.size / 28) ** 1.5 / 1000
 
@@ -263,7 +263,7 @@ def jitter_report(density: GaussianDiscriminant) -> dict[str, float | int]:
     return {"jitter": j.value, "relative_jitter": j.relative, "rank": j.rank,
             "features": density.means.shape[1], "smallest_class": j.smallest_count}
 
-# %% ../../../nbs/papers/ddu/index.ipynb #1294991d
+# %% ../../../nbs/papers/ddu/index.ipynb #361700ad
 @dataclass(frozen=True)
 class Score(Stage):
     "What a trained network says of its validation and test pictures and of others, and the density of its features."
@@ -273,7 +273,9 @@ class Score(Stage):
     kind: ClassVar[str] = "Score"
 
     @property
-    def cost(self) -> float: return 1.0 + self.trained.cost / (3 * self.trained.epochs)
+    def cost(self) -> float:
+        "Seconds on one core, roughly."
+        return 1.0 + self.trained.cost / (3 * self.trained.epochs)
 
     @property
     def label(self) -> str: return f"{self.kind}-{self.trained.network.name}"
@@ -340,11 +342,11 @@ def detections(
     return pd.DataFrame([{"method": method, "set": name, **detection(low[method], high)}
                          for name in names for method, high in uncertainties(scored, name).items()])
 
-# %% ../../../nbs/papers/ddu/index.ipynb #3a03a59d
+# %% ../../../nbs/papers/ddu/index.ipynb #ac602bdb
 def calibration(
     scored: dict | list[dict],   # one network, or an ensemble's members
-) -> dict[str, float]:           # accuracy and ECE (15 bins) on the test set, each member divided by its own temperature or not
-    "Accuracy, and the expected calibration error before and after temperature scaling."
+) -> dict[str, float]:           # of the test set: accuracy, ECE (15 bins), tempered ECE
+    "Accuracy, and the expected calibration error before and after each member is divided by its own temperature."
     members = [scored] if isinstance(scored, dict) else scored
     logits, labels = torch.stack([s["test"]["logits"] for s in members]), members[0]["test"]["labels"]
     temperatures = [s["fit"]["temperature"] for s in members]
@@ -352,11 +354,3 @@ def calibration(
     right = found["ECE"].argmax(1) == labels
     errors = {name: expected_calibration_error(p.max(1).values, p.argmax(1) == labels) for name, p in found.items()}
     return {"accuracy": right.double().mean().item(), **errors}
-
-# %% ../../../nbs/papers/ddu/index.ipynb #6ea39f4a
-def half_width(
-    x: np.ndarray,   # (seed,)
-) -> float:          # 0 for one seed
-    "Half the 95 % interval of a mean over seeds."
-    half = float(mean_interval(x)[1])
-    return 0.0 if np.isnan(half) else half

@@ -6,7 +6,7 @@
 __all__ = ['BATCH', 'DRAWS', 'CHUNK', 'METHODS', 'STATE', 'PUBLISHED_SIZES', 'PUBLISHED', 'Candidates', 'judges_entropy', 'Pool',
            'balanced', 'trained_on', 'Ask', 'Acquisition', 'Chance', 'SoftmaxEntropy', 'density_per_class',
            'LowDensity', 'LowDensityFloat32', 'OfEnsemble', 'PredictiveEntropy', 'Disagreement', 'acquisition',
-           'most_uncertain', 'tied', 'read_rounds', 'write_rounds', 'shares', 'acquired_table', 'Acquire']
+           'most_uncertain', 'tied', 'choose', 'read_rounds', 'write_rounds', 'shares', 'acquired_table', 'Acquire']
 
 # %% ../../../nbs/papers/ddu/acquisition.ipynb #8273cc39
 import json
@@ -36,13 +36,20 @@ from ...pictures import GREY, Pictures
 from ...reproduce.stages import Stage
 from ...training import Draws, fit, nothing
 
-# %% ../../../nbs/papers/ddu/acquisition.ipynb #a0344097
+# %% ../../../nbs/papers/ddu/acquisition.ipynb #8ab3fc5d
 class Candidates(NamedTuple):
     "The pictures of a pool in the order in which methods see them."
     x: Tensor          # normalised, (candidate, 1, size, size)
     y: Tensor          # (candidate,); for an ambiguous copy, the label that was drawn for it
     ambiguous: Tensor  # (candidate,), bool: the true origin
     entropy: Tensor    # (candidate,), nats: of the judges' mean prediction; nan where there are no judges
+
+    def labelled(
+        self,
+        known: Tensor,  # (label,) indices
+    ) -> Split:         # x (label, 1, size, size), normalised, and y (label,)
+        "Some of the pictures with their labels."
+        return Split(self.x[known], self.y[known])
 
 # %% ../../../nbs/papers/ddu/acquisition.ipynb #cb3357e4
 def judges_entropy(
@@ -257,7 +264,7 @@ def acquisition(
     "A method by its name. Raises ValueError for an unknown one."
     return METHODS[one_of("method", name, METHODS)].of(members)
 
-# %% ../../../nbs/papers/ddu/acquisition.ipynb #e09e94a3
+# %% ../../../nbs/papers/ddu/acquisition.ipynb #e4119621
 def most_uncertain(
     uncertainty: Tensor,  # (candidate,)
     n: int,
@@ -267,11 +274,27 @@ def most_uncertain(
 
 def tied(
     uncertainty: Tensor,  # (candidate,)
-    chosen: Tensor,       # indices, in the order of the choice
+    chosen: Tensor,       # (n,) indices, in the order of the choice
 ) -> float:
     "Share of the candidates that score exactly as the last one chosen."
     last = uncertainty[chosen[-1]]
     return ((uncertainty == last) | (uncertainty.isnan() & last.isnan())).double().mean().item()
+
+# %% ../../../nbs/papers/ddu/acquisition.ipynb #858713c9
+def choose(
+    method: Acquisition,
+    networks: Ensemble,       # as many as the method wants, trained on what is known
+    candidates: Candidates,
+    known: Tensor,            # (label,) indices of what is labelled
+    n: int,                   # how many to choose
+    random: torch.Generator,  # for chance
+) -> tuple[list[int], dict]:  # indices, the most wanted first; the facts of the choice
+    "What a method wants next."
+    unknown = torch.ones(len(candidates.y), dtype=torch.bool).index_fill(0, known, False).nonzero()[:, 0]
+    ask = Ask(networks, candidates.labelled(known), candidates.x[unknown], random)
+    uncertainty, facts = method.uncertainty(ask)
+    chosen = most_uncertain(uncertainty, n)
+    return unknown[chosen].tolist(), {"tied": tied(uncertainty, chosen), **facts}
 
 # %% ../../../nbs/papers/ddu/acquisition.ipynb #2be46a52
 STATE = "rounds.json"
@@ -309,7 +332,7 @@ def acquired_table(
     columns = {name: getattr(candidates, name)[index].numpy() for name in ("y", "ambiguous", "entropy")}
     return pd.DataFrame({"iteration": iteration, "index": index.numpy(), **columns})
 
-# %% ../../../nbs/papers/ddu/acquisition.ipynb #85c336c3
+# %% ../../../nbs/papers/ddu/acquisition.ipynb #ae07525d
 @dataclass(frozen=True)
 class Acquire(Stage):
     "Active learning with one method and one seed. Its result: the history by number of labels, and what was acquired."
@@ -341,6 +364,7 @@ class Acquire(Stage):
 
     @property
     def cost(self) -> float:
+        "Seconds on one core, roughly."
         looked_at = self.test.count + self.method.looks * self.pool.count
         seen = self.steps * BATCH + looked_at / 4 # a pass alone is a quarter of a step
         milliseconds = seen / 128 * self.network.milliseconds * (self.size / 28) ** 1.5
@@ -381,33 +405,23 @@ class Acquire(Stage):
         known: Tensor,          # indices of what is labelled, (label,)
     ) -> dict:                  # row of the history, indices acquired after it
         "Train on the candidates that are known, test, and choose."
-        labelled = Split(candidates.x[known], candidates.y[known])
-        networks = Ensemble([self.trained(labelled, member) for member in range(self.method.networks)])
+        networks = Ensemble([self.network_of(candidates.labelled(known), m) for m in range(self.method.networks)])
         right = mean_probabilities(member_logits(networks, test.x, CHUNK)).argmax(1) == test.y
         row = {"size": len(known), "accuracy": right.double().mean().item()}
         row |= shares(candidates, known, self.threshold)
         if len(known) == self.sizes[-1]: return {"row": row, "acquired": []}
-        chosen, facts = self.choose(networks, labelled, candidates.x, known)
+        chance = generator(self.seed, "chance", len(known))
+        chosen, facts = choose(self.method, networks, candidates, known, self.batch, chance)
         return {"row": row | facts, "acquired": chosen}
 
-    def trained(self, labelled: Split, member: int) -> Classifier:
+    def network_of(
+        self,
+        labelled: Split,  # x normalised, (n, 1, size, size), and y (n,)
+        member: int,      # of an ensemble
+    ) -> Classifier:
         "A new network."
         seed = generator(self.seed, "network", len(labelled.y), member).initial_seed()
         return trained_on(labelled, self.network, self.task, self.steps, self.lr, seed)
-
-    def choose(
-        self,
-        networks: Ensemble,
-        labelled: Split,    # x normalised, (n, 1, size, size), and y (n,)
-        x: Tensor,          # all candidates, (candidate, 1, size, size)
-        known: Tensor,      # indices of what is labelled, (label,)
-    ) -> tuple[list[int], dict]:
-        "Indices of the candidates that the method wants next, and the method's facts."
-        unknown = torch.ones(len(x), dtype=torch.bool).index_fill(0, known, False).nonzero()[:, 0]
-        chance = generator(self.seed, "chance", len(known))
-        uncertainty, facts = self.method.uncertainty(Ask(networks, labelled, x[unknown], chance))
-        chosen = most_uncertain(uncertainty, self.batch)
-        return unknown[chosen].tolist(), {"tied": tied(uncertainty, chosen), **facts}
 
 # %% ../../../nbs/papers/ddu/acquisition.ipynb #fd0a6486
 PUBLISHED_SIZES = (20, 50, 75, 100, 125, 150, 175, 200, 225, 250, 275, 300) # labels

@@ -29,7 +29,7 @@ from ...pictures import GREY, Pictures, Source
 from ...reproduce.stages import Stage
 from ...training import Minibatches, fit, nothing, predict, restored
 
-# %% ../../../nbs/papers/ddu/ambiguous-mnist.ipynb #b2a6628a
+# %% ../../../nbs/papers/ddu/ambiguous-mnist.ipynb #bc96bbda
 @dataclass(frozen=True)
 class Autoencoder(Stage):
     "A variational autoencoder of one set of pictures. Its result: the weights and the course of the loss."
@@ -43,7 +43,9 @@ class Autoencoder(Stage):
     kind: ClassVar[str] = "Autoencoder"
 
     @property
-    def cost(self) -> float: return self.epochs * self.pictures.count * self.size**2 * 5e-8
+    def cost(self) -> float:
+        "Seconds on one core, roughly."
+        return self.epochs * self.pictures.count * self.size**2 * 5e-8
 
     def network(self) -> VAE:
         "A new autoencoder, from torch's random state."
@@ -110,11 +112,11 @@ def mixtures(
         parts.append((weights @ chosen).flatten(0, 1))
     return torch.cat(parts)
 
-# %% ../../../nbs/papers/ddu/ambiguous-mnist.ipynb #d92c0023
+# %% ../../../nbs/papers/ddu/ambiguous-mnist.ipynb #52263c8f
 def sharpened(
     drawn: Tensor,          # decoded mixtures, any shape
-    reconstructed: Tensor,  # decoded clean pictures
-    clean: Tensor,          # the clean pictures themselves, in [0, 1]
+    reconstructed: Tensor,  # decoded clean pictures, any shape
+    clean: Tensor,          # the clean pictures themselves, any shape, in [0, 1]
 ) -> Tensor:                # as drawn, in [0, 1]
     "Decoded pictures brought to the clean ones' mean and spread, then with more contrast (1.2 x - 0.15, clamped)."
     scale = clean.std() / reconstructed.std()
@@ -145,7 +147,7 @@ def judgement(
     panel = Ensemble([judge.load() for judge in judges])
     return predict(panel, x, 10_000, lambda part: panel(GREY.apply(part)), dim=1)
 
-# %% ../../../nbs/papers/ddu/ambiguous-mnist.ipynb #6b0e7cf6
+# %% ../../../nbs/papers/ddu/ambiguous-mnist.ipynb #32544e0a
 @dataclass(frozen=True)
 class Ambiguous(Stage):
     "Ambiguous pictures. Its result: train and test, each with x, and the judges' probabilities, labels and entropy."
@@ -161,7 +163,9 @@ class Ambiguous(Stage):
     kind: ClassVar[str] = "Ambiguous"
 
     @property
-    def cost(self) -> float: return 6 * self.cliques * self.each * len(self.judges) * self.autoencoder.size**2 * 2e-7
+    def cost(self) -> float:
+        "Seconds on one core, roughly."
+        return 6 * self.cliques * self.each * len(self.judges) * self.autoencoder.size**2 * 2e-7
 
     def build(self, folder: Path) -> dict:
         parts = {"train": self.train, "test": self.test}

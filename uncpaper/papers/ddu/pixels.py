@@ -231,7 +231,7 @@ def dropout_only(network: nn.Module) -> nn.Module: # the same network
         if isinstance(module, nn.Dropout): module.train()
     return network
 
-# %% ../../../nbs/papers/ddu/pixels.ipynb #6e833235
+# %% ../../../nbs/papers/ddu/pixels.ipynb #cc3027e7
 @dataclass(frozen=True, eq=False)
 class Segmenter:
     "Trained networks and a density, and what each method makes of pictures x, (scene, 1, side, side)."
@@ -244,25 +244,40 @@ class Segmenter:
         "The network that serves softmax, dropout and DDU."
         return self.networks.members[0]
 
-    def softmax(self, x: Tensor) -> Maps:
+    def softmax(
+        self,
+        x: Tensor,  # (scene, 1, side, side)
+    ) -> Maps:
         "One pass: the entropy."
         p = probabilities(self.first.eval()(x))
         return p.argmax(-1), {"softmax": entropy(p)}
 
-    def dropout(self, x: Tensor) -> Maps:
+    def dropout(
+        self,
+        x: Tensor,  # (scene, 1, side, side)
+    ) -> Maps:
         "K passes with dropout left on."
         network = dropout_only(self.first)
         return averaged("dropout", torch.stack([network(x) for _ in range(self.passes)]))
 
-    def ensemble(self, x: Tensor) -> Maps:
+    def ensemble(
+        self,
+        x: Tensor,  # (scene, 1, side, side)
+    ) -> Maps:
         "A pass of each network."
         return averaged("ensemble", self.networks.eval()(x))
 
-    def ddu(self, x: Tensor) -> Maps:
+    def ddu(
+        self,
+        x: Tensor,  # (scene, 1, side, side)
+    ) -> Maps:
         "One pass: the density."
         return self._dense("DDU", x, priors=True)
 
-    def ddu_equal_classes(self, x: Tensor) -> Maps:
+    def ddu_equal_classes(
+        self,
+        x: Tensor,  # (scene, 1, side, side)
+    ) -> Maps:
         "The same where all classes count the same in the density, as in the published evaluation code."
         return self._dense("DDU, equal classes", x, priors=False)
 
@@ -332,7 +347,7 @@ def pixel_loss(
     "Cross-entropy, mean over all pixels."
     return F.cross_entropy(network(x), y)
 
-# %% ../../../nbs/papers/ddu/pixels.ipynb #cbfccab2
+# %% ../../../nbs/papers/ddu/pixels.ipynb #80c0566b
 @dataclass(frozen=True)
 class Member(Stage):
     "One trained network; member 0 of a seed also serves softmax, dropout and DDU."
@@ -351,7 +366,9 @@ class Member(Stage):
     kind: ClassVar[str] = "Member"
 
     @property
-    def cost(self) -> float: return 1 + 7e-9 * self.steps * self.batch * self.scenes.side**2 * self.width**2
+    def cost(self) -> float:
+        "Seconds on one core, roughly."
+        return 1 + 7e-9 * self.steps * self.batch * self.scenes.side**2 * self.width**2
 
     def training(self) -> LabelledScenes:
         "The scenes that it is trained on."
@@ -406,7 +423,7 @@ def first_maps(
     found = {name: u[:n].float() for name, _, u in by_name(maps)}
     return {"scene": scenes.x[:n, 0], "correct": maps["softmax"][0][:n] == scenes.y[:n], **found}
 
-# %% ../../../nbs/papers/ddu/pixels.ipynb #7b58831f
+# %% ../../../nbs/papers/ddu/pixels.ipynb #c65c1f2e
 @dataclass(frozen=True)
 class Segmentation(Stage):
     "All methods on the test scenes of one seed. Its result: curves, a summary, and maps of the first scenes."
@@ -424,6 +441,7 @@ class Segmentation(Stage):
 
     @property
     def cost(self) -> float:
+        "Seconds on one core, roughly."
         m, passes = self.members[0], 2 + self.passes + len(self.members)
         return 2 + 3.5e-9 * (m.train + 2 * self.test * passes) * m.scenes.side**2 * m.width**2
 
@@ -446,7 +464,7 @@ class Segmentation(Stage):
         shown = {f"maps_{name}": first_maps(t, maps[name], self.shown) for name, t in tests.items()}
         return {"curves": curves, "summary": summary, **shown}
 
-# %% ../../../nbs/papers/ddu/pixels.ipynb #52c145fa
+# %% ../../../nbs/papers/ddu/pixels.ipynb #dfa64c2b
 @dataclass(frozen=True)
 class Timing(Stage):
     "Seconds per picture of every method, on one thread."
@@ -460,6 +478,7 @@ class Timing(Stage):
 
     @property
     def cost(self) -> float:
+        "Seconds on one core, roughly."
         m, passes = self.members[0], 3 + self.passes + len(self.members)
         return 1 + 3e-9 * self.rounds * self.pictures * passes * m.scenes.side**2 * m.width**2
 

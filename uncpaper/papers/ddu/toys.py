@@ -116,7 +116,7 @@ def answers(
     probabilities = predict(model, x).double().softmax(-1)
     return {"x": x, "probabilities": probabilities, "log_density": density.log_density(predict(model.features, x))}
 
-# %% ../../../nbs/papers/ddu/toys.ipynb #b18ee05a
+# %% ../../../nbs/papers/ddu/toys.ipynb #e0fbb3f2
 @dataclass(frozen=True)
 class TwoMoons(Stage):
     "A network trained on two moons: softmax and feature density on its training points, on test points and on a grid."
@@ -137,7 +137,9 @@ class TwoMoons(Stage):
         return self.epochs * (self.samples // self.batch)
 
     @property
-    def cost(self) -> float: return 0.3 + self.steps * (0.0011 if self.coefficient is None else 0.0021)
+    def cost(self) -> float:
+        "Seconds on one core, roughly."
+        return 0.3 + self.steps * (0.0011 if self.coefficient is None else 0.0021)
 
     def build(self, folder: Path) -> dict:
         x, y = moons(self.samples, self.noise, self.seed, "train")
@@ -234,7 +236,7 @@ def summed_loss(
     labels = y[:, None].expand(-1, logits.shape[2])
     return F.cross_entropy(logits, labels, reduction="none").mean(0).sum()
 
-# %% ../../../nbs/papers/ddu/toys.ipynb #c9d3e3d1
+# %% ../../../nbs/papers/ddu/toys.ipynb #02420535
 @dataclass(frozen=True)
 class ToyEnsemble(Stage):
     "An ensemble trained on the line: the softmax of every member along it."
@@ -248,7 +250,9 @@ class ToyEnsemble(Stage):
     kind: ClassVar[str] = "ToyEnsemble"
 
     @property
-    def cost(self) -> float: return 0.2 + self.steps * self.members * self.samples * 1e-5
+    def cost(self) -> float:
+        "Seconds on one core, roughly."
+        return 0.2 + self.steps * self.members * self.samples * 1e-5
 
     def build(self, folder: Path) -> dict:
         x, y = line_data(self.samples, self.seed)
