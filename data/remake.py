@@ -32,8 +32,8 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROWS = 10_000  # images kept of each split of MNIST and Fashion-MNIST
-WINE_COLUMNS = ("fixed acidity", "volatile acidity", "citric acid", "residual sugar", "chlorides", "free sulfur dioxide",
-                "total sulfur dioxide", "density", "pH", "sulphates", "alcohol", "quality")
+WINE_COLUMNS = ("fixed acidity", "volatile acidity", "citric acid", "residual sugar", "chlorides",
+                "free sulfur dioxide", "total sulfur dioxide", "density", "pH", "sulphates", "alcohol", "quality")
 
 
 # ---- packages ---------------------------------------------------------------------------------------------------
@@ -124,7 +124,8 @@ def mnist(packages: Path) -> Iterator[tuple[str, bytes]]:
 
 def fashion_mnist(packages: Path) -> Iterator[tuple[str, bytes]]:
     tar = debian(packages, "dataset-fashion-mnist")
-    return idx_files(lambda name: gzip.decompress(tar.extractfile(f"./usr/share/datasets/fashion-mnist/{name}.gz").read()))
+    place = "./usr/share/datasets/fashion-mnist"
+    return idx_files(lambda name: gzip.decompress(tar.extractfile(f"{place}/{name}.gz").read()))
 
 
 def bike_sharing(packages: Path) -> Iterator[tuple[str, bytes]]:
@@ -144,10 +145,12 @@ def wine_red(packages: Path) -> Iterator[tuple[str, bytes]]:
 
     quality = {
         3: rows("3_vs_5", "positive"), 4: rows("4", "positive"), 5: rows("3_vs_5", "negative"),
-        6: rows("8_vs_6", "negative"), 7: rows("8_vs_6-7", "negative") - rows("8_vs_6", "negative"), 8: rows("8_vs_6", "positive"),
+        6: rows("8_vs_6", "negative"), 7: rows("8_vs_6-7", "negative") - rows("8_vs_6", "negative"),
+        8: rows("8_vs_6", "positive"),
     }
     every = [(*row, next(q for q in quality if quality[q][row])) for row, _ in keel_rows(archive, "4")]
-    lines = [";".join(f'"{name}"' for name in WINE_COLUMNS), *(";".join(f"{value:.15g}" for value in row) for row in every)]
+    header = ";".join(f'"{name}"' for name in WINE_COLUMNS)
+    lines = [header, *(";".join(f"{value:.15g}" for value in row) for row in every)]
     yield "winequality-red.csv", ("\n".join(lines) + "\n").encode()
 
 
@@ -160,7 +163,8 @@ def keel_rows(archive: zipfile.ZipFile, task: str) -> Iterator[tuple[tuple[float
 
 
 LETTERS = "ACDEFGHJKLMNPQRTUVWXYacdefhjkmnprtuvwxy"    # without BIOSZ and bgiloqsz, which look like digits
-FONTS = tuple(f"DejaVu{family}{style}" for family, slanted in (("Sans", "Oblique"), ("SansMono", "Oblique"), ("Serif", "Italic"))
+SLANTED = {"Sans": "Oblique", "SansMono": "Oblique", "Serif": "Italic"}
+FONTS = tuple(f"DejaVu{family}{style}" for family, slanted in SLANTED.items()
               for style in ("", "-Bold", f"-{slanted}", f"-Bold{slanted}"))
 
 

@@ -40,7 +40,8 @@ def test_nothing_changed_nothing_runs(done):
 
 def test_comment_docstring_and_layout_run_nothing(done):
     notebook = "nbs/papers/coins/flips.ipynb"
-    done.edit(notebook, "    def build(self, folder):\\n", "    def build(self, folder):  # remark\\n        'Flip the coins.'\\n\\n")
+    done.edit(notebook, "    def build(self, folder):\\n",
+              "    def build(self, folder):  # remark\\n        'Flip the coins.'\\n\\n")
     done.edit(notebook, "study.plan({(n, seed):", "# the plan\\nstudy.plan({(n,   seed):")
     assert rerun(done) == set()
 

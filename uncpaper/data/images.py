@@ -171,10 +171,10 @@ register(DataSet(
     read=read_all, folder="patches", files=_ALL, embedded=True,
 ));
 
-# %% ../../nbs/library/00e_images.ipynb #d5cbe5b2
+# %% ../../nbs/library/00e_images.ipynb #5ea9645e
 def check_labels(
     name: str,     # of the file
-    y: Tensor,     # its labels
+    y: Tensor,     # its labels, (label,)
     n: int,        # pictures
     classes: int,
 ) -> None:

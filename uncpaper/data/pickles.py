@@ -11,10 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-# %% ../../nbs/library/00f_pickles.ipynb #d2bc297f
+# %% ../../nbs/library/00f_pickles.ipynb #5dbd7cef
 class PickledBytes:
     "An array of bytes in a pickle."
-    def __init__(self, *_) -> None: self.pixels = np.empty(0, np.uint8)    # numpy, too, makes an empty array first
+    def __init__(self, *_: object) -> None:
+        self.pixels = np.empty(0, np.uint8)    # numpy, too, makes an empty array first
 
     def __setstate__(
         self,
@@ -29,7 +30,7 @@ class PickledBytes:
 
 class _PickledType:
     "The type of an array in a pickle: its name, and nothing that acts."
-    def __init__(self, name: bytes | str, *_) -> None: self.name = name
+    def __init__(self, name: bytes | str, *_: object) -> None: self.name = name
     def __setstate__(self, state: tuple) -> None: pass
 
 # %% ../../nbs/library/00f_pickles.ipynb #b39c227b
