@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 FLOORS = {
-    0: ["checks", "numerics", "statistics", "data", "noise", "schedules"],
+    0: ["checks", "files", "numerics", "statistics", "data", "noise", "schedules"],
     1: ["models", "reproduce.store", "reproduce.syntax"],
     2: ["pictures", "training", "diffusion", "density", "ensembles", "losses", "metrics", "plots",
         "reproduce.fingerprint", "reproduce.stages"],

@@ -8,12 +8,11 @@ __all__ = ['Answer', 'Batches', 'Minibatches', 'permutation', 'Draws', 'repeated
            'set_random_states', 'optimizer_parts', 'set_optimizer', 'scheduler_numbers', 'save_checkpoint',
            'load_checkpoint', 'fit', 'train_step', 'begun', 'as_row', 'progress', 'undisturbed', 'nothing']
 
-# %% ../nbs/library/12_training.ipynb #7f772e2c
+# %% ../nbs/library/12_training.ipynb #260a4b5b
 import copy
 import functools
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -30,6 +29,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from tqdm.auto import tqdm
 
 from .checks import within
+from .files import replacing
 from .numerics import generator
 
 # %% ../nbs/library/12_training.ipynb #1c0dad1e
@@ -267,7 +267,7 @@ def scheduler_numbers(scheduler: LRScheduler | None) -> dict:
     "What changes in a step-size rule while it runs; empty for none."
     return {k: v for k, v in (scheduler.state_dict() if scheduler else {}).items() if isinstance(v, (int, float, list))}
 
-# %% ../nbs/library/12_training.ipynb #44419a9f
+# %% ../nbs/library/12_training.ipynb #557bd6ef
 def save_checkpoint(
     path: Path,                            # of the file, replaced as a whole
     model: nn.Module,
@@ -280,9 +280,7 @@ def save_checkpoint(
     parts = {"model": model.state_dict(), "optimizer": moments, "random": random_states()}
     tensors = copied({f"{part}/{name}": value for part, values in parts.items() for name, value in values.items()})
     rest |= {"record": record, "scheduler": scheduler_numbers(scheduler)}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, partial := path.with_name(path.name + ".new"), {"rest": json.dumps(rest)})
-    os.replace(partial, path)
+    with replacing(path) as part: save_file(tensors, part, {"rest": json.dumps(rest)})
 
 # %% ../nbs/library/12_training.ipynb #2280fd54
 def load_checkpoint(

@@ -8,10 +8,9 @@ __all__ = ['BATCH', 'DRAWS', 'CHUNK', 'METHODS', 'STATE', 'PUBLISHED_SIZES', 'PU
            'LowDensity', 'LowDensityFloat32', 'OfEnsemble', 'PredictiveEntropy', 'Disagreement', 'acquisition',
            'most_uncertain', 'tied', 'choose', 'read_rounds', 'write_rounds', 'shares', 'acquired_table', 'Acquire']
 
-# %% ../../../nbs/papers/ddu/acquisition.ipynb #8273cc39
+# %% ../../../nbs/papers/ddu/acquisition.ipynb #52f58190
 import json
 import math
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from ...checks import one_of, within
 from ...data import Split
 from ...density import GaussianDiscriminant, density_float32_exp
 from ...ensembles import Ensemble, mean_probabilities, member_logits, member_probabilities
+from ...files import replacing
 from ...metrics import mutual_information, predictive_entropy, softmax_entropy
 from ...models.classifiers import Classifier
 from ...models.spectral import settle
@@ -296,7 +296,7 @@ def choose(
     chosen = most_uncertain(uncertainty, n)
     return unknown[chosen].tolist(), {"tied": tied(uncertainty, chosen), **facts}
 
-# %% ../../../nbs/papers/ddu/acquisition.ipynb #2be46a52
+# %% ../../../nbs/papers/ddu/acquisition.ipynb #991e37c0
 STATE = "rounds.json"
 
 def read_rounds(folder: Path) -> list[dict]:
@@ -306,9 +306,7 @@ def read_rounds(folder: Path) -> list[dict]:
 
 def write_rounds(folder: Path, rounds: list[dict]) -> None:
     "Write all rounds, in one step as seen from outside."
-    partial = folder / f"{STATE}.new"
-    partial.write_text(json.dumps(rounds))
-    os.replace(partial, folder / STATE)
+    with replacing(folder / STATE) as part: part.write_text(json.dumps(rounds))
 
 # %% ../../../nbs/papers/ddu/acquisition.ipynb #0cda4557
 def shares(
