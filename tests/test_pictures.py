@@ -1,5 +1,6 @@
 "Pictures: which rows, which size, which scale, and what chance does to them."
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from uncpaper import data
 from uncpaper.numerics import generator
 from uncpaper.pictures import (COLOURED, GREY, ORDERS, Normalisation, Pictures, augmented, cropped, from_bytes,
                                fully_augmented, greyed, larger, mirrored, resized, shifted, signed, smaller, to_bytes)
+from uncpaper.reproduce.stages import Stage
 
 OURS = {"digits": "train", "mnist": "test", "fashion-mnist": "train", "glyphs": "all", "patches": "all"}
 
@@ -119,6 +121,32 @@ def test_rows_are_distinct_and_inside_or_refused(first, count, order):
 def test_what_is_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(Pictures("digits", "train", 10), **changes).load(8)
+
+
+# ---- what a result made from pictures depends on ----------------------------------------------------------------
+
+@dataclasses.dataclass(frozen=True)
+class Brightness(Stage):
+    "A stage that looks at pictures."
+    pictures: Pictures
+
+    def build(self, folder: Path) -> dict:
+        return {"mean": float(self.pictures.load(8).x.mean())}
+
+
+def test_a_fact_on_a_card_is_in_the_keys_of_its_set_and_a_new_set_in_none(monkeypatch):
+    def keys() -> list[str]: return [Brightness(Pictures(name, "train", 10)).key for name in ("digits", "mnist")]
+    before, card = keys(), data.card("digits")
+    monkeypatch.setitem(data.registry, "other", dataclasses.replace(card, name="other"))
+    assert keys() == before
+    monkeypatch.setitem(data.registry, "digits", dataclasses.replace(card, note="Seen before."))
+    assert keys() == before
+    monkeypatch.setitem(data.registry, "digits", dataclasses.replace(card, peak=17))
+    assert keys()[0] != before[0] and keys()[1] == before[1]
+
+
+def test_a_stage_names_the_sets_of_its_pictures():
+    assert Brightness(Pictures("digits", "train", 10)).data == ("digits",)
 
 
 # ---- chance -----------------------------------------------------------------------------------------------------

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/library/00_data.ipynb #8b6ba505
-from .archives import (DataCorrupt, DataMissing, Reader, after_md5, copy, fetch, file_inside, sha256,
-                                    unpack)
+# %% ../../nbs/library/00_data.ipynb #f35da08b
+from .archives import (DataCorrupt, DataMissing, Reader, after_md5, copy_counted, fetch, file_inside,
+                                    sha256, unpack)
 from .cards import (DataSet, Split, card, cards, checksums, digest, download, folder, load, loading,
                                  missing, names, register, registry, roots, verified)
 from .images import (DIGITS_PARTS, GLYPH_LETTERS, check_labels, read_all, read_ambiguous, read_digits,
