@@ -43,16 +43,18 @@ def with_error(
     digits = max(0, 1 - math.floor(math.log10(error)))
     return f"{value:.{digits}f} ± {error:.{digits}f}"
 
-# %% ../nbs/library/05_statistics.ipynb #d9a9dbcb
+# %% ../nbs/library/05_statistics.ipynb #ed957daa
 def written(
     samples: Sequence[float] | np.ndarray, # (seed,)
     digits: int = 2,                       # after the point
     interval: bool = False,                # what follows ±: half of the 95 % interval, instead of the standard error
+    scale: float = 1.0,                    # of the numbers written, e.g. 100 for per cent
 ) -> str:
     "Mean over seeds and its uncertainty in a table's cell; the mean alone for one seed."
     mean, half = mean_interval(samples)
     error = half if interval else standard_error(samples)
-    return f"{mean:.{digits}f}" if np.isnan(error) else f"{mean:.{digits}f} ± {error:.{digits}f}"
+    spread = "" if np.isnan(error) else f" ± {scale * error:.{digits}f}"
+    return f"{scale * mean:.{digits}f}{spread}"
 
 # %% ../nbs/library/05_statistics.ipynb #62a09be9
 def rows_of(

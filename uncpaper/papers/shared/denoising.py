@@ -4,15 +4,15 @@
 
 # %% auto #0
 __all__ = ['BACKBONES', 'CHAINS', 'SAMPLERS', 'Source', 'digit_mlp', 'small_unet', 'ddpm_unet', 'Backbone', 'mirrored',
-           'NoiseLoss', 'FixedLoss', 'ruled', 'warm_up', 'TrainDenoiser', 'load_denoiser', 'Counted', 'batches_of',
-           'streams', 'to_bytes', 'from_bytes', 'Generate']
+           'NoiseLoss', 'FixedLoss', 'ruled', 'warm_up', 'TrainDenoiser', 'denoiser_for', 'load_denoiser', 'Counted',
+           'batches_of', 'streams', 'to_bytes', 'from_bytes', 'Generate']
 
-# %% ../../../nbs/papers/shared/denoising.ipynb #3e2ad7ba
+# %% ../../../nbs/papers/shared/denoising.ipynb #a67d93d4
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import pandas as pd
 import torch
@@ -181,6 +181,15 @@ class TrainDenoiser(Stage):
         rows = fit(model, (x,), loss, Minibatches(len(x), self.batch, self.seed), self.optimiser(model), self.steps, fixed,
                    max(1, self.steps // 20), self.seed, folder / "checkpoint", label=f"{self.backbone} on {self.images.name}")
         return {"history": pd.DataFrame(rows), "weights": model.state_dict()}
+
+# %% ../../../nbs/papers/shared/denoising.ipynb #36ded5ce
+def denoiser_for(
+    images: Source,
+    parameters: Mapping[str, Any], # of a notebook: backbone, decay, and denoiser_steps, _batch, _lr, _warm, _target, _cool
+) -> TrainDenoiser:
+    "The training that a notebook's parameters describe; coloured pictures are mirrored, which digits would not survive."
+    given = {name: parameters[f"denoiser_{name}"] for name in ("steps", "batch", "lr", "warm", "target", "cool")}
+    return TrainDenoiser(images, parameters["backbone"], **given, decay=parameters["decay"], flips=images.channels == 3)
 
 # %% ../../../nbs/papers/shared/denoising.ipynb #fd26b24c
 def load_denoiser(
