@@ -23,6 +23,7 @@ def opinion(
     model = judge.load()
     return in_chunks(lambda part: model(part).double().softmax(1), x, 500)
 
+# %% ../../../nbs/papers/eiv/judge.ipynb #2018cf58
 def sure(
     probabilities: Tensor,  # (n, class)
     above: float = 0.9,
