@@ -63,7 +63,8 @@ def test_grey_pictures_are_repeated_for_networks_with_three_channels():
 
 
 def test_training_and_test_digits_share_no_picture():
-    train, test = (Pictures("digits", part, count).load(8).x.flatten(1) for part, count in (("train", 1200), ("test", 597)))
+    parts = Pictures("digits", "train", 1200), Pictures("digits", "test", 597)
+    train, test = (part.load(8).x.flatten(1) for part in parts)
     rows = {tuple(row.tolist()) for row in train}
     assert len(train) + len(test) == 1797 and sum(tuple(row.tolist()) in rows for row in test) == 0
 

@@ -13,8 +13,9 @@ from uncpaper import data
 from uncpaper.ensembles import Ensemble
 from uncpaper.metrics import entropy
 from uncpaper.papers.ddu.pixels import (
-    BACKGROUND, INK, MEASURES, UNSEEN, Maps, Member, PixelNet, Scenes, Segmentation, Segmenter, Timing, areas, as_rows,
-    averaged, dropout_only, gather, items, maps_of, mean_iou, paste, pixel_density, shrunk, trust_curves, unseen_auroc)
+    BACKGROUND, INK, TRUST_MEASURES, UNSEEN, Maps, Member, PixelNet, Scenes, Segmentation, Segmenter, Timing, areas,
+    as_rows, averaged, dropout_only, gather, items, maps_of, mean_iou, paste, pixel_density, shrunk, trust_curves,
+    unseen_auroc)
 from uncpaper.training import in_chunks
 
 
@@ -22,7 +23,7 @@ TINY = Scenes(side=24, digit=8)
 
 
 def at(curves, percentile):
-    return curves.set_index("percentile").loc[percentile, MEASURES].tolist()
+    return curves.set_index("percentile").loc[percentile, TRUST_MEASURES].tolist()
 
 
 # the measures, on four pixels

@@ -8,7 +8,7 @@ __all__ = ['BATCH', 'DRAWS', 'CHUNK', 'METHODS', 'STATE', 'PUBLISHED_SIZES', 'PU
            'LowDensity', 'LowDensityFloat32', 'OfEnsemble', 'PredictiveEntropy', 'Disagreement', 'acquisition',
            'most_uncertain', 'tied', 'choose', 'read_rounds', 'write_rounds', 'shares', 'acquired_table', 'Acquire']
 
-# %% ../../../nbs/papers/ddu/acquisition.ipynb #52f58190
+# %% ../../../nbs/papers/ddu/acquisition.ipynb #209734e6
 import json
 import math
 from collections.abc import Iterator, Sequence
@@ -31,7 +31,7 @@ from ...models.classifiers import Classifier
 from ...models.spectral import settle
 from ...numerics import generator
 from . import Network, Task, cross_entropy, jitter_report, outputs
-from .ambiguous import Ambiguous, AmbiguousPictures, judgement, noisy
+from .ambiguous import Ambiguous, AmbiguousPictures, judgement, with_pixel_noise
 from ...pictures import GREY, Pictures
 from ...reproduce.stages import Stage
 from ...training import Draws, fit, nothing
@@ -59,7 +59,7 @@ def judges_entropy(
     "Entropy of the mean prediction of the judges of a set of ambiguous pictures."
     return predictive_entropy(member_probabilities(judgement(made.judges, x)))
 
-# %% ../../../nbs/papers/ddu/acquisition.ipynb #31574a01
+# %% ../../../nbs/papers/ddu/acquisition.ipynb #81b7b6fc
 @dataclass(frozen=True)
 class Pool:
     "Clean pictures, and ambiguous ones if any, that wait for a label. Raises ValueError for more than there are."
@@ -91,7 +91,7 @@ class Pool:
         origin = torch.zeros(self.drawn, dtype=torch.bool)
         if not self.ambiguous:
             return Candidates(GREY.apply(x), y, origin, torch.full(origin.shape, math.nan, dtype=torch.float64))
-        seen = noisy(x, self.ambiguous.noise, generator(seed, "noise"))
+        seen = with_pixel_noise(x, self.ambiguous.noise, generator(seed, "noise"))
         return Candidates(GREY.apply(seen), y, origin, judges_entropy(self.ambiguous.made, x))
 
     def ambiguous_part(self, size: int) -> Candidates:

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['LOWEST', 'HIGHEST', 'DISAGREEMENT', 'RECIPES', 'SMALL', 'Autoencoder', 'negative_elbo', 'simplex', 'cliques',
-           'mixtures', 'sharpened', 'stratified', 'judgement', 'Ambiguous', 'recipe', 'noisy', 'AmbiguousPictures',
-           'PublishedAmbiguous', 'Dirty', 'ambiguous_pictures', 'dirty_task', 'dirty_networks']
+           'mixtures', 'sharpened', 'stratified', 'judgement', 'Ambiguous', 'recipe', 'with_pixel_noise',
+           'AmbiguousPictures', 'PublishedAmbiguous', 'Dirty', 'ambiguous_pictures', 'dirty_task', 'dirty_networks']
 
 # %% ../../../nbs/papers/ddu/ambiguous-mnist.ipynb #a011bd74
 from collections.abc import Mapping, Sequence
@@ -218,8 +218,8 @@ RECIPES = { # made from -> the recipe at that scale
 }
 SMALL = RECIPES["digits"]
 
-# %% ../../../nbs/papers/ddu/ambiguous-mnist.ipynb #10dee9c0
-def noisy(
+# %% ../../../nbs/papers/ddu/ambiguous-mnist.ipynb #95930b79
+def with_pixel_noise(
     x: Tensor,   # any shape, in [0, 1]
     std: float,  # same unit
     random: torch.Generator,
@@ -227,7 +227,7 @@ def noisy(
     "Pictures with Gaussian noise, still in [0, 1]."
     return (x + std * torch.randn(x.shape, generator=random)).clamp(0, 1)
 
-# %% ../../../nbs/papers/ddu/ambiguous-mnist.ipynb #645c42f2
+# %% ../../../nbs/papers/ddu/ambiguous-mnist.ipynb #12221a86
 @dataclass(frozen=True)
 class AmbiguousPictures:
     "One part of a set of ambiguous pictures, each as often as it has labels."
@@ -249,9 +249,10 @@ class AmbiguousPictures:
         "Pictures and their labels; copies in a run."
         found = self.made.result()[self.part]
         x = found["x"].repeat_interleave(self.copies, 0)
-        return Split(noisy(x, self.noise, generator(self.made.seed, "copies", self.part)), found["labels"].flatten())
+        seen = with_pixel_noise(x, self.noise, generator(self.made.seed, "copies", self.part))
+        return Split(seen, found["labels"].flatten())
 
-# %% ../../../nbs/papers/ddu/ambiguous-mnist.ipynb #35951310
+# %% ../../../nbs/papers/ddu/ambiguous-mnist.ipynb #d0d20a46
 @dataclass(frozen=True)
 class PublishedAmbiguous:
     "The published Ambiguous-MNIST: 6,000 pictures for each part, each with ten labels, in a run."
@@ -264,7 +265,7 @@ class PublishedAmbiguous:
     def load(self, size: int) -> Split: # x (n, 1, size, size), in [0, 1], and y (n,)
         "Pictures and their labels; copies in a run."
         x, y = Pictures("ambiguous-mnist", self.part, self.count).load(size)
-        return Split(noisy(x, self.noise, generator(0, "copies", self.part)), y)
+        return Split(with_pixel_noise(x, self.noise, generator(0, "copies", self.part)), y)
 
 # %% ../../../nbs/papers/ddu/ambiguous-mnist.ipynb #dc9892bb
 @dataclass(frozen=True)
