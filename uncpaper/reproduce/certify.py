@@ -130,7 +130,7 @@ def worktree(
     if made.returncode: raise RuntimeError(f"no worktree of commit {revision}: {made.stderr.strip().splitlines()[-1]}")
     return place
 
-# %% ../../nbs/reproduce/12_certify.ipynb #6b1b3f3c
+# %% ../../nbs/reproduce/12_certify.ipynb #e5fc2d39
 THERE = """
 import json, sys
 from uncpaper.reproduce import batch
@@ -151,7 +151,8 @@ if asked["whole"]:
     found = [str(default_store().folder(run.key)) if run.done() else None for run in runs]
 else:
     plans = [in_order(run.stages) for run in runs]
-    found = [[default_store().contents(plan[i].ensure().key) for i in want["places"]] for plan, want in zip(plans, asked["runs"])]
+    places = [want["places"] for want in asked["runs"]]
+    found = [[default_store().contents(plan[i].ensure().key) for i in wanted] for plan, wanted in zip(plans, places)]
 print(json.dumps(found))
 """
 
@@ -166,15 +167,16 @@ def there(
     path = os.pathsep.join(filter(None, [str(place), os.environ.get("PYTHONPATH")]))
     environment = {**os.environ, "UNCPAPER_HOME": str(place), "PYTHONPATH": path}
     asked = json.dumps({"runs": list(runs), "whole": whole, "cores": cores})
-    said = subprocess.run([sys.executable, "-c", THERE], input=asked, stdout=subprocess.PIPE, text=True, env=environment, cwd=place)
+    words = [sys.executable, "-c", THERE]
+    said = subprocess.run(words, input=asked, stdout=subprocess.PIPE, text=True, env=environment, cwd=place)
     if said.returncode: raise RuntimeError(f"the code of commit {revision} failed: the reason stands above")
     return json.loads(said.stdout.splitlines()[-1])
 
-# %% ../../nbs/reproduce/12_certify.ipynb #d65ffd95
+# %% ../../nbs/reproduce/12_certify.ipynb #dafc88b7
 def unequal(
     case: Case, # the stages of its sample are built
 ) -> tuple[list[Stage], str]: # stages that differ; what they were compared with
-    "Compare the sample with the recorded hashes or, where the machine rounds differently, with the recorded commit's code."
+    "Compare the sample with the recorded hashes; where the machine rounds differently, with the recorded commit's code."
     store = default_store()
     tested = [s for s in case.sample if not s.timed]
     different = [s for s in tested if store.contents(s.key) != case.contents[s.key]]
@@ -182,7 +184,8 @@ def unequal(
     places = [case.plan.index(s) for s in tested]
     asked = {"experiment": case.experiment.name, "parameters": case.result.parameters, "places": places}
     contents, = there(case.commit, [asked], whole=False)
-    return [s for s, c in zip(tested, contents) if store.contents(s.key) != c], f"stages built by commit {case.commit[:8]}"
+    different = [s for s, theirs in zip(tested, contents) if store.contents(s.key) != theirs]
+    return different, f"stages built by commit {case.commit[:8]}"
 
 # %% ../../nbs/reproduce/12_certify.ipynb #341372ff
 def numbers(
@@ -217,7 +220,7 @@ def same_report(
     timed = any(s.timed for s in case.plan)
     return bool(theirs and run.done()) and numbers(run.report(), not timed) == numbers(theirs, not timed)
 
-# %% ../../nbs/reproduce/12_certify.ipynb #d72cc3d2
+# %% ../../nbs/reproduce/12_certify.ipynb #3d77f314
 def certificate(
     case: Case,
     against: str,  # what the sample was compared with
@@ -225,8 +228,9 @@ def certificate(
 ) -> dict[str, Any]:
     "What has been shown."
     timed = sum(s.timed for s in case.sample)
-    return dict(commit(), on=datetime.now(timezone.utc).date().isoformat(), stages=len(case.sample) - timed, of=len(case.plan),
-                timed=timed, against=against, notebook=notebook, before=case.manifest["key"])
+    today = datetime.now(timezone.utc).date().isoformat()
+    return dict(commit(), on=today, stages=len(case.sample) - timed, of=len(case.plan), timed=timed,
+                against=against, notebook=notebook, before=case.manifest["key"])
 
 # %% ../../nbs/reproduce/12_certify.ipynb #1e07efc7
 def carry_over(
@@ -248,7 +252,7 @@ def carry_over(
     shutil.rmtree(case.folder)
     os.replace(folder, case.folder)
 
-# %% ../../nbs/reproduce/12_certify.ipynb #721e8930
+# %% ../../nbs/reproduce/12_certify.ipynb #326e4953
 class Outcome(NamedTuple):
     "What became of one recorded run."
     experiment: str
@@ -262,7 +266,8 @@ def certify(
     cores: int = 2,
 ) -> list[Outcome]:  # one for each that is recorded
     "Show that recorded runs that are out of date would come out the same, and carry them over."
-    recorded = [Case(e, profile, fresh) for e in experiments if (recorded_folder(e, profile) / "manifest.json").exists()]
+    cases = [Case(e, profile, fresh) for e in experiments]
+    recorded = [c for c in cases if (c.folder / "manifest.json").exists()]
     stale = [c for c in recorded if not c.current and c.same_plan]
     build_all([c.run for c in stale], cores, only={s.key for c in stale for s in c.sample})
     changed = [c for c in stale if not c.same_notebook]
@@ -270,7 +275,7 @@ def certify(
     theirs = reports_there(changed, cores)
     return [outcome(c, theirs.get(c.experiment.name)) for c in recorded]
 
-# %% ../../nbs/reproduce/12_certify.ipynb #8adcfff5
+# %% ../../nbs/reproduce/12_certify.ipynb #5df81b96
 def outcome(
     case: Case,
     theirs: Result | None, # what the recorded commit's notebook reports at quick scale
@@ -279,7 +284,8 @@ def outcome(
     said = lambda state, text: Outcome(case.experiment.name, state, text)
     if case.current: return said("current", "nothing has changed")
     if not case.same_plan: return said("differs", "the plan has other stages: run it again")
-    if missing := [s.key for s in case.sample if not s.done()]: return said("differs", f"not built: {', '.join(missing)}")
+    missing = [s.key for s in case.sample if not s.done()]
+    if missing: return said("differs", f"not built: {', '.join(missing)}")
     different, against = unequal(case)
     if different: return said("differs", f"{', '.join(s.key for s in different)} came out differently: run it again")
     notebook = "unchanged" if case.same_notebook else "equal at quick scale"
@@ -292,5 +298,6 @@ def outcome(
 def certified_text(shown: dict[str, Any]) -> str:
     "A certificate in words."
     timed = f", {shown['timed']} measured times left out" if shown["timed"] else ""
-    return (f"{shown['stages']} of {shown['of']} stages equal to {shown['against']}{timed}; notebook {shown['notebook']}; "
-            f"commit {(shown['commit'] or 'none')[:8]}{' with changes' if shown['dirty'] else ''}, {shown['on']}")
+    at = f"commit {(shown['commit'] or 'none')[:8]}{' with changes' if shown['dirty'] else ''}, {shown['on']}"
+    return (f"{shown['stages']} of {shown['of']} stages equal to {shown['against']}{timed}; "
+            f"notebook {shown['notebook']}; {at}")

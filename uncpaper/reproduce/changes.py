@@ -34,7 +34,7 @@ def moved(
         "new": [name for name, own in now.items() if name not in before and own not in kept],
     }
 
-# %% ../../nbs/reproduce/13_changes.ipynb #c5565a6c
+# %% ../../nbs/reproduce/13_changes.ipynb #7fc58d61
 def definition_in(
     source: str, # of a module
     name: str,   # of a function, a class, a method of one, or a constant
@@ -50,10 +50,10 @@ def definition_in(
 def names_of(statement: ast.stmt) -> list[str]:
     "The names that a statement defines."
     if isinstance(statement, ast.Assign): return [t.id for t in statement.targets if isinstance(t, ast.Name)]
-    if isinstance(statement, ast.AnnAssign): return [statement.target.id] if isinstance(statement.target, ast.Name) else []
+    if isinstance(statement, ast.AnnAssign): return [getattr(statement.target, "id", "")]
     return [statement.name] if hasattr(statement, "name") else []
 
-# %% ../../nbs/reproduce/13_changes.ipynb #f356b55b
+# %% ../../nbs/reproduce/13_changes.ipynb #d9d4c153
 def places_of(
     name: str, # uncpaper.module.Class.method
 ) -> list[tuple[str, str]]: # file below the project, name in it
@@ -65,7 +65,8 @@ def places_of(
 def source_now(name: str) -> str:
     "What a definition is in the package at hand; empty when it is not there."
     root = Path(uncpaper.__file__).parents[1]
-    return next((t for f, rest in places_of(name) if (root / f).is_file() and (t := definition_in((root / f).read_text(), rest))), "")
+    there = [(root / file, rest) for file, rest in places_of(name) if (root / file).is_file()]
+    return next(filter(None, (definition_in(path.read_text(), rest) for path, rest in there)), "")
 
 def source_at(name: str, revision: str) -> str:
     "What a definition was at a commit; empty when git does not know."
@@ -85,7 +86,7 @@ def difference(before: str, now: str) -> list[str]:
              if not line.startswith(("---", "+++", "@@"))]
     return lines[:LONGEST] + ["…"] * (len(lines) > LONGEST)
 
-# %% ../../nbs/reproduce/13_changes.ipynb #b7f1fe02
+# %% ../../nbs/reproduce/13_changes.ipynb #58666924
 def why(
     experiment: Experiment,
     profile: str = "laptop",
@@ -95,7 +96,8 @@ def why(
     if not (folder / "manifest.json").exists(): return ["no run is recorded"]
     run, kept = run_of(experiment, profile), Evidence(profile, folder, True, False)
     if run.key == kept.manifest["key"]: return ["nothing has changed"]
-    found = [*changed_parameters(kept.result.parameters, dict(run.parameters)), *changed_data(kept.result.provenance["inputs"])]
+    found = changed_parameters(kept.result.parameters, dict(run.parameters))
+    found += changed_data(kept.result.provenance["inputs"])
     if (folder / "definitions.json").exists():
         before = json.loads((folder / "definitions.json").read_text())
         found += changed_code(before, definitions_behind(experiment, run.stages), kept.result.provenance["commit"])
@@ -109,7 +111,8 @@ def changed_parameters(before: Mapping, now: Mapping) -> list[str]:
 
 def changed_data(inputs: Mapping[str, str]) -> list[str]:
     "Data sets with other bytes than the recorded digests."
-    return [f"data {name}: other bytes" for name, digest in inputs.items() if name in data.names() and data.digest(name) != digest]
+    known = {name: digest for name, digest in inputs.items() if name in data.names()}
+    return [f"data {name}: other bytes" for name, digest in known.items() if data.digest(name) != digest]
 
 def changed_code(before: Mapping[str, str], now: Mapping[str, str], revision: str) -> list[str]:
     "Definitions that do something else, with the lines that differ where git has the old ones."
@@ -117,5 +120,6 @@ def changed_code(before: Mapping[str, str], now: Mapping[str, str], revision: st
     for how, names in moved(before, now).items():
         for name in names:
             lines.append(f"{how}: {name}")
-            if how == "changed": lines += [f"    {line}" for line in difference(source_at(name, revision), source_now(name))]
+            if how != "changed": continue
+            lines += [f"    {line}" for line in difference(source_at(name, revision), source_now(name))]
     return lines

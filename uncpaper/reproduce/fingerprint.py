@@ -8,7 +8,7 @@ __all__ = ['LIBRARIES', 'MISSING', 'PLAIN', 'GENERATED', 'is_ours', 'is_our_modu
            'named', 'array_text', 'members', 'is_written', 'source_form', 'parameters_of', 'is_known', 'reached',
            'refined', 'fingerprint', 'start', 'tokens_fingerprint', 'definitions', 'own_hashes', 'script_tokens']
 
-# %% ../../nbs/reproduce/01_fingerprint.ipynb #dbee435b
+# %% ../../nbs/reproduce/01_fingerprint.ipynb #db550a13
 import builtins
 import functools
 import hashlib
@@ -20,7 +20,7 @@ import sys
 import sysconfig
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import MISSING as NO_DEFAULT, dataclass, field, is_dataclass
-from types import FunctionType, MethodType, ModuleType
+from types import CellType, FunctionType, MethodType, ModuleType
 from typing import Any, NamedTuple, Protocol
 
 from .syntax import Form, Keyword, Outside, Parameter, function_form, script_form
@@ -44,7 +44,7 @@ def full_name(thing: Any) -> str:
     "Where a function or class stands: for people, never part of a hash."
     return f"{thing.__module__}.{thing.__qualname__}"
 
-# %% ../../nbs/reproduce/01_fingerprint.ipynb #c972b5d0
+# %% ../../nbs/reproduce/01_fingerprint.ipynb #6d3f34bd
 class Found(NamedTuple):
     "What a dotted name stands for, as far as it can be followed."
     value: Any              # MISSING when there is nothing
@@ -58,7 +58,7 @@ def scope_of(function: FunctionType) -> dict[str, Any]:
     cells = zip(function.__code__.co_freevars, function.__closure__ or ())
     return {**function.__globals__, **{name: cell_contents(cell) for name, cell in cells}}
 
-def cell_contents(cell) -> Any:
+def cell_contents(cell: CellType) -> Any:
     "What a closure holds; MISSING before it is filled."
     try: return cell.cell_contents
     except ValueError: return MISSING
@@ -83,16 +83,16 @@ def imported(module: str, scope: dict[str, Any]) -> Any:
 
 def attribute(module: ModuleType, name: str) -> Any:
     "A name in a module, or a module in a package."
-    try: return getattr(module, name, MISSING) if hasattr(module, name) else importlib.import_module(f"{module.__name__}.{name}")
-    except ImportError: return MISSING
+    if hasattr(module, name): return getattr(module, name)
+    return imported(f"{module.__name__}.{name}", {})
 
-# %% ../../nbs/reproduce/01_fingerprint.ipynb #427b10ab
+# %% ../../nbs/reproduce/01_fingerprint.ipynb #74c599d6
 @dataclass(eq=False)
 class Definition:
     "A function or class with what it does, or a constant with what it holds."
     name: str                                     # where it stands, for people
     tokens: list = field(default_factory=list)    # text, definitions, `Parameter`
-    keywords: set[str] = field(default_factory=set) # names by which it passes values to something only running it can tell
+    keywords: set[str] = field(default_factory=set) # by which it passes values to something only running it can tell
     strings: set[str] = field(default_factory=set)  # the strings in it, if it passes a mapping of values
 
     @property
@@ -102,14 +102,16 @@ class Definition:
 
     def digest(self, known: Callable[["Definition"], str], asked: Iterable[str] = ()) -> str:
         "A hash of what it does, definitions as `known` says, names of parameters only where they are asked for."
-        texts = [t if isinstance(t, str) else known(t) if isinstance(t, Definition) else t.name if t.name in asked else "" for t in self.tokens]
-        return digest("\0".join(texts))
+        def text(token: Any) -> str:
+            if isinstance(token, str): return token
+            return known(token) if isinstance(token, Definition) else token.name * (token.name in asked)
+        return digest("\0".join(map(text, self.tokens)))
 
 def digest(text: str) -> str:
     "SHA-256 of a text, in hexadecimal."
     return hashlib.sha256(text.encode()).hexdigest()
 
-# %% ../../nbs/reproduce/01_fingerprint.ipynb #57a8ca7c
+# %% ../../nbs/reproduce/01_fingerprint.ipynb #f442c752
 PLAIN = (bool, int, float, str, bytes, type(None))
 
 class Code:
@@ -121,8 +123,7 @@ class Code:
         "A value as tokens; definitions in it are looked at later."
         value = unwrapped(value)
         if isinstance(value, PLAIN): return [f"{type(value).__name__} {value!r}"]
-        if isinstance(value, functools.partial): return ["partial", *self.items((value.func, value.args, value.keywords), name)]
-        if isinstance(value, MethodType): return ["method", *self.items((value.__self__, value.__func__), name)]
+        if isinstance(value, (functools.partial, MethodType)): return self.bound(value, name)
         if isinstance(value, (FunctionType, type)): return self.definition(value)
         if isinstance(value, ModuleType): return ["module" if is_our_module(value.__name__) else value.__name__]
         if isinstance(value, dict): return ["dict", *self.items([v for item in value.items() for v in item], name)]
@@ -130,6 +131,11 @@ class Code:
         if isinstance(value, (list, tuple)): return [*self.kind(value), *self.items(value, name)]
         if hasattr(value, "__array__"): return [array_text(value)]
         return self.object(value, name)
+
+    def bound(self, value: functools.partial | MethodType, name: str) -> list:
+        "A function with some of what it will be given."
+        if isinstance(value, MethodType): return ["method", *self.items((value.__self__, value.__func__), name)]
+        return ["partial", *self.items((value.func, value.args, value.keywords), name)]
 
     def items(self, values: Iterable[Any], name: str) -> list:
         "Several values."
@@ -142,7 +148,8 @@ class Code:
     def object(self, value: Any, name: str) -> list:
         "An object: its class, and what it holds if the class is ours."
         if not is_ours(type(value)) or self.boundary(type(value)): return [f"library {named(value)}"]
-        return ["object", *self.kind(value), *self.items([v for item in sorted(state(value).items()) for v in item], name)]
+        held = [v for item in sorted(state(value).items()) for v in item]
+        return ["object", *self.kind(value), *self.items(held, name)]
 
     def definition(self, thing: FunctionType | type) -> list:
         "A function or class: its definition, to be looked at later; its plain name when it is not ours to look at."
@@ -182,7 +189,8 @@ class Code:
         "A keyword of a call: its place where the parameters are known, else its name."
         value, rest, _ = resolve(token.callee, scope) if token.callee else Found(MISSING, (), "")
         value = unwrapped(value)
-        parameters = parameters_of(value) if not rest and isinstance(value, (FunctionType, type)) and is_ours(value) else ()
+        followed = not rest and isinstance(value, (FunctionType, type)) and is_ours(value)
+        parameters = parameters_of(value) if followed else ()
         if token.name in parameters: return f" {parameters.index(token.name)}="
         if token.name == "**": definition.strings |= form.strings
         if rest or not is_known(value): definition.keywords.add(token.name)
@@ -217,7 +225,7 @@ def array_text(value: Any) -> str:
     array = np.asarray(value)
     return f"array {array.dtype} {array.shape} {hashlib.sha256(array.tobytes()).hexdigest()}"
 
-# %% ../../nbs/reproduce/01_fingerprint.ipynb #a4fc0819
+# %% ../../nbs/reproduce/01_fingerprint.ipynb #2cfd93cb
 class _Protocol(Protocol):
     pass
 
@@ -254,7 +262,7 @@ def parameters_of(value: FunctionType | type) -> tuple[str, ...]:
     return source_form(made).parameters[1:] if isinstance(made, FunctionType) and is_written(made) else ()
 
 def is_known(value: Any) -> bool:
-    "Whether it is known who takes the keywords of a call: something of a library that does not hand them on, or a class with fields."
+    "Whether it is known who takes the keywords of a call: a library that does not hand them on, or a class with fields."
     if value is functools.partial or value is MISSING: return False
     if isinstance(value, type): return not is_ours(value) or is_dataclass(value) or hasattr(value, "_fields")
     return not is_ours(value) and (isinstance(value, ModuleType) or callable(value))

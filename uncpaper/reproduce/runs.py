@@ -79,17 +79,17 @@ def definitions_behind(
         tokens = look.code.items([*sorted({type(s) for s in plan} | held, key=repr), *readers], "")
         return own_hashes([*tokens, *notebook_tokens(experiment, look.code)])
 
-# %% ../../nbs/reproduce/06_runs.ipynb #f821fe45
+# %% ../../nbs/reproduce/06_runs.ipynb #13f00fa8
 def ipc_kernels(
     place: str, # a folder
 ) -> type[AsyncKernelManager]:
-    "Kernel managers that talk through files in `place`: kernels that start at the same moment cannot take each other's."
+    "Kernel managers that talk through files in `place`: kernels that start together cannot take each other's."
     class IPCKernelManager(AsyncKernelManager):
         def __init__(self, **options):
             super().__init__(**{**options, "transport": "ipc", "connection_file": f"{place}/kernel.json"})
     return IPCKernelManager
 
-# %% ../../nbs/reproduce/06_runs.ipynb #4dc93dd6
+# %% ../../nbs/reproduce/06_runs.ipynb #fa941773
 @dataclass(frozen=True)
 class Run(Stage):
     "A notebook executed with a set of parameters: the last stage of an experiment."
@@ -110,7 +110,7 @@ class Run(Stage):
         self,
         folder: Path,
     ) -> dict:
-        "Execute the notebook; it writes result.json and figures into the folder itself. The value is what it depends on."
+        "Execute the notebook, which writes result.json and figures itself. The value is what it depends on."
         import papermill
         experiment, = find(self.experiment)
         os.environ["UNCPAPER_REPORT"] = str(folder)
@@ -124,13 +124,13 @@ class Run(Stage):
         "What the run says. Builds it when it is missing."
         return Result.model_validate(self.result()["result"])
 
-# %% ../../nbs/reproduce/06_runs.ipynb #16d2e15d
+# %% ../../nbs/reproduce/06_runs.ipynb #67158139
 def run_of(
     experiment: Experiment,
     profile: str = "quick",
     **given, # parameters in place of the profile's
 ) -> Run:
-    "The run of an experiment: its plan and its key, nothing executed yet. Raises BadRequest, BadFile or data.DataMissing."
+    "The run of an experiment, nothing executed yet: plan and key. Raises BadRequest, BadFile or data.DataMissing."
     parameters = experiment.parameters(profile, **given)
     with one_look():
         stages = tuple(planned(experiment, parameters).stages.values())

@@ -6,7 +6,7 @@
 __all__ = ['READABLE', 'home', 'write_value', 'as_tensors', 'read_value', 'sha256', 'hash_json', 'Corrupt', 'Store', 'flush',
            'default_store']
 
-# %% ../../nbs/reproduce/00_store.ipynb #0d78b7a1
+# %% ../../nbs/reproduce/00_store.ipynb #97daa2dd
 import hashlib
 import json
 import os
@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -28,11 +29,11 @@ def home() -> Path:
     "The project's top folder: `UNCPAPER_HOME`, or the folder that holds the package."
     return Path(os.environ.get("UNCPAPER_HOME") or Path(uncpaper.__file__).resolve().parents[1])
 
-# %% ../../nbs/reproduce/00_store.ipynb #147dde03
+# %% ../../nbs/reproduce/00_store.ipynb #edc60127
 def write_value(
     folder: Path, # where the file goes
     name: str,    # the file's name, without its ending
-    value,        # a tensor, a mapping of tensors, a table, or anything JSON can say
+    value: Any,   # a tensor, a mapping of tensors, a table, or anything JSON can say
 ) -> Path:        # the file
     "Write one value in the plainest format that holds it exactly. Raises TypeError for a value with no such format."
     if isinstance(value, pd.DataFrame):
@@ -46,31 +47,34 @@ def write_value(
         path.write_text(json.dumps(value, indent=1, allow_nan=False))
     return path
 
-def as_tensors(value) -> dict[str, torch.Tensor] | None:
+# %% ../../nbs/reproduce/00_store.ipynb #b8b85943
+def as_tensors(
+    value: Any,
+) -> dict[str, torch.Tensor] | None:
     "A mapping of tensors ready to be saved; a single tensor goes under the empty name; None for anything else."
     if isinstance(value, torch.Tensor): value = {"": value}
     if isinstance(value, Mapping) and value and all(isinstance(v, torch.Tensor) for v in value.values()):
         return {k: v.detach().cpu().contiguous() for k, v in value.items()}
 
-# %% ../../nbs/reproduce/00_store.ipynb #edcab024
-def read_value(path: Path):
+# %% ../../nbs/reproduce/00_store.ipynb #9223158f
+def read_value(path: Path) -> Any:
     "Read a file that `write_value` wrote."
     if path.suffix == ".parquet": return pd.read_parquet(path)
     if path.suffix == ".json": return json.loads(path.read_text())
     tensors = load_file(path)
     return tensors[""] if list(tensors) == [""] else tensors
 
-# %% ../../nbs/reproduce/00_store.ipynb #76027e0d
+# %% ../../nbs/reproduce/00_store.ipynb #b03952f7
 def sha256(path: Path) -> str:
     "SHA-256 of a file's bytes, in hexadecimal."
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
-def hash_json(value) -> str:
+def hash_json(value: Any) -> str:
     "SHA-256 of a JSON value in its canonical form: keys sorted, no spaces."
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
-# %% ../../nbs/reproduce/00_store.ipynb #3002d962
+# %% ../../nbs/reproduce/00_store.ipynb #7287d54a
 class Corrupt(RuntimeError):
     "A stored entry is missing or does not match its manifest."
 
@@ -80,6 +84,7 @@ class Store:
     root: Path # usually `runs/store`
 
     def folder(self, key: str) -> Path:
+        "Where an entry lies, or would."
         return self.root / key
 
     def lock(self, key: str) -> FileLock:
@@ -96,7 +101,8 @@ class Store:
     def intact(self, key: str) -> bool:
         "Whether the entry is there and every file still has the bytes that were written."
         manifest, folder = self.manifest(key), self.folder(key)
-        return manifest is not None and all((folder / f).is_file() and sha256(folder / f) == h for f, h in manifest["files"].items())
+        if manifest is None: return False
+        return all((folder / f).is_file() and sha256(folder / f) == h for f, h in manifest["files"].items())
 
     def contents(self, key: str) -> str | None:
         "One hash for all files of an entry, None when there is no entry."
@@ -105,8 +111,10 @@ class Store:
 
     def read(self, key: str) -> dict:
         "The values of an entry by name. Raises Corrupt when a byte has changed."
-        if not self.intact(key): raise Corrupt(f"stored entry {key} is missing or damaged: ask its stage for result(), which builds it again")
-        return {Path(f).stem: read_value(self.folder(key) / f) for f in self.manifest(key)["files"] if Path(f).suffix in READABLE}
+        if not self.intact(key):
+            raise Corrupt(f"stored entry {key} is missing or damaged: ask its stage for result(), which builds it again")
+        files = [self.folder(key) / f for f in self.manifest(key)["files"]]
+        return {path.stem: read_value(path) for path in files if path.suffix in READABLE}
 
     @contextmanager
     def writing(self, key: str) -> Iterator[tuple[Path, dict]]:
