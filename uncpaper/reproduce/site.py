@@ -11,7 +11,7 @@ __all__ = ['DIRECTIVE', 'LOADED', 'REMOTE', 'REMOTE_SHEET', 'FIRST_PAGE', 'OFFLI
            'stage_experiment', 'stage_settings', 'render', 'make_offline', 'offline_page', 'write_readme',
            'cell_markdown']
 
-# %% ../../nbs/reproduce/10_site.ipynb #8d0e8598
+# %% ../../nbs/reproduce/10_site.ipynb #e4bdce26
 import ast
 import contextvars
 import functools
@@ -29,6 +29,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import nbformat
 import pandas as pd
@@ -104,14 +105,15 @@ def executed_page(
     CaptureShell(mpl_format="svg").run_all(notebook, exc_stop=True)
     write_nb(notebook, target)
 
-# %% ../../nbs/reproduce/10_site.ipynb #0d2805ba
+# %% ../../nbs/reproduce/10_site.ipynb #14906ab6
 @dataclass(frozen=True)
 class Page(Stage):
     "A notebook executed for the site."
     path: str    # below the project's top folder
     source: str  # hash of the notebook and of all it imports
 
-    cost = 4.0
+    kind: ClassVar[str] = "page"
+    cost: ClassVar[float] = 4.0
 
     @property
     def label(self) -> str:
