@@ -104,9 +104,9 @@ def test_a_cut_off_run_continues_where_it_was_to_the_same_bytes(denoiser, tmp_pa
 
 def test_the_number_of_calls_is_known_before(denoiser):
     few = digits(1200, 4)
-    for changes, calls in (({"calls": None, "T": 30}, 31), ({"calls": 8, "T": 30}, 8), ({"calls": 50, "T": 5}, 6), ({"calls": None, "T": 0}, 1)):
-        stage = drawn(few, denoiser, **changes)
-        assert stage.predicted == stage.result()["calls"]["counted now"] == 4 * 3 * calls
+    for calls, T, made in ((None, 30, 31), (8, 30, 8), (50, 5, 6), (None, 0, 1)):
+        stage = drawn(few, denoiser, calls=calls, T=T)
+        assert stage.predicted == stage.result()["calls"]["counted now"] == 4 * 3 * made
 
 
 def test_without_noise_all_draws_coincide_and_eiv_is_aiv_to_the_last_bit(denoiser):
@@ -117,8 +117,9 @@ def test_without_noise_all_draws_coincide_and_eiv_is_aiv_to_the_last_bit(denoise
     assert (eiv.from_bytes(zeta[:, 0]) - x0).abs().mean() < 0.02
 
     def apart(K):
-        weights = [eiv.TrainClassifier(m, still, "small_mlp", 2, 0, batch=40, K=K).result()["weights"] for m in ("EiV", "AIV")]
-        return max((weights[0][k] - weights[1][k]).abs().max().item() for k in weights[0])
+        pair = (eiv.TrainClassifier(m, still, "small_mlp", 2, 0, batch=40, K=K) for m in ("EiV", "AIV"))
+        a, b = (classifier.result()["weights"] for classifier in pair)
+        return max((a[k] - b[k]).abs().max().item() for k in a)
 
     assert apart(1) == 0
     assert apart(3) < 1e-5  # three equal draws: the same but for rounding
@@ -145,22 +146,27 @@ def test_fresh_noise_has_the_level_of_the_zetas(denoiser):
     loss = eiv.TrainClassifier("non-EiV, fresh noise", zetas, "small_mlp", 1, 0, batch=40).loss
     kept = []
     torch.manual_seed(0)
-    loss(lambda x: kept.append(x) or torch.zeros(len(x), 10), torch.zeros(4000, 1, 8, 8), torch.zeros(4000, dtype=torch.int64))
+    x, y = torch.zeros(4000, 1, 8, 8), torch.zeros(4000, dtype=torch.int64)
+    loss(lambda x: kept.append(x) or torch.zeros(len(x), 10), x, y)
     assert abs(kept[0].std() - linear_betas().sigma(300)) < 0.003
-    for method in ("EiV", "AIV", "non-EiV, fixed noise"): assert eiv.TrainClassifier(method, zetas, "small_mlp", 1, 0).loss.noise is eiv.unchanged
+    for method in ("EiV", "AIV", "non-EiV, fixed noise"):
+        assert eiv.TrainClassifier(method, zetas, "small_mlp", 1, 0).loss.noise is eiv.unchanged
 
 
 def test_a_prediction_is_the_mean_over_draws_and_both_orientations(denoiser):
     train, test = drawn(PARTS.for_classifier, denoiser), drawn(digits(1200, 30), denoiser)
     classifier = eiv.TrainClassifier("EiV", train, "small_mlp", 3, 0, batch=40)
     model, zeta = classifier.load(), eiv.from_bytes(test.result()["zeta"])
+
+    def predicted(**changes) -> torch.Tensor:
+        return eiv.Predict(classifier, test, **({"draws": 1} | changes)).result()["probabilities"]
+
     plain = torch.stack([model(zeta[:, k]).softmax(1) for k in range(3)]).mean(0)  # no dropout
-    assert torch.allclose(eiv.Predict(classifier, test, draws=1).result()["probabilities"], plain, atol=1e-6)
+    assert torch.allclose(predicted(), plain, atol=1e-6)
     mirrored = torch.stack([model(zeta[:, k].flip(-1)).softmax(1) for k in range(3)]).mean(0)
-    assert torch.allclose(eiv.Predict(classifier, test, draws=1, flips="both").result()["probabilities"], (plain + mirrored) / 2, atol=1e-6)
-    one = eiv.Predict(classifier, test, draws=1, K=1).result()["probabilities"]
-    assert torch.allclose(one, model(zeta[:, 0]).softmax(1), atol=1e-6)
-    assert torch.equal(eiv.Predict(classifier, test, draws=4).result()["probabilities"], eiv.Predict(classifier, test, draws=4).build(None)["probabilities"])
+    assert torch.allclose(predicted(flips="both"), (plain + mirrored) / 2, atol=1e-6)
+    assert torch.allclose(predicted(K=1), model(zeta[:, 0]).softmax(1), atol=1e-6)
+    assert torch.equal(predicted(draws=4), eiv.Predict(classifier, test, draws=4).build(None)["probabilities"])
 
 
 def test_quality_is_that_of_the_averaged_probability():
@@ -169,7 +175,8 @@ def test_quality_is_that_of_the_averaged_probability():
     found = eiv.quality(p, y)
     assert found["accuracy"] == 0.5
     assert math.isclose(found["nll"], -sum(map(math.log, (0.7, 0.8, 0.4, 0.45))) / 4, rel_tol=1e-6)
-    assert math.isclose(found["ece"], expected_calibration_error(p.max(1).values, torch.tensor([1, 1, 0, 0])), rel_tol=1e-9)
+    error = expected_calibration_error(p.max(1).values, torch.tensor([1, 1, 0, 0]))
+    assert math.isclose(found["ece"], error, rel_tol=1e-9)
     assert math.isfinite(eiv.quality(torch.tensor([[1.0, 0.0]]), torch.tensor([1]))["nll"])
 
 
@@ -177,34 +184,48 @@ def test_the_bytes_of_the_fixed_map_do_not_depend_on_the_batch():
     x = torch.linspace(-1.3, 1.3, 100)
     assert torch.equal(eiv.to_bytes(x)[20:30], eiv.to_bytes(x[20:30]))
     assert not torch.equal(eiv.stretched(x)[20:30], eiv.stretched(x[20:30]))
-    assert torch.equal(eiv.to_bytes(eiv.from_bytes(torch.arange(256, dtype=torch.uint8))), torch.arange(256, dtype=torch.uint8))
+    every = torch.arange(256, dtype=torch.uint8)
+    assert torch.equal(eiv.to_bytes(eiv.from_bytes(every)), every)
 
 
 def test_eiv_beats_the_network_that_has_nothing_but_noisy_pictures(denoiser):
     "A pilot saw 3.9 points at T = 120 with five seeds; two points are asked for, of three seeds."
     def accuracy(method, seed):
-        train, test = (drawn(images, denoiser, K=K, calls=20, seed=seed) for images, K in ((PARTS.for_classifier, 5), (PARTS.for_test, 20)))
-        p = eiv.Predict(eiv.TrainClassifier(method, train, "small_mlp", 100, seed, batch=40, lr=3e-3), test, draws=8).result()
+        asked = ((PARTS.for_classifier, 5), (PARTS.for_test, 20))
+        train, test = (drawn(images, denoiser, K=K, calls=20, seed=seed) for images, K in asked)
+        classifier = eiv.TrainClassifier(method, train, "small_mlp", 100, seed, batch=40, lr=3e-3)
+        p = eiv.Predict(classifier, test, draws=8).result()
         return eiv.quality(p["probabilities"], p["labels"])["accuracy"]
 
     gaps = [accuracy("EiV", seed) - accuracy("non-EiV, fixed noise", seed) for seed in range(3)]
     assert sum(gaps) / 3 > 0.02, gaps
 
 
+def for_digits(**choices) -> eiv.TrainDenoiser:
+    return eiv.TrainDenoiser(**({"images": PARTS.for_denoiser, "backbone": "digit_mlp", "steps": 1} | choices))
+
+
+def of_draws(denoiser, network="small_mlp", epochs=1, **choices) -> eiv.TrainClassifier:
+    return eiv.TrainClassifier("EiV", drawn(PARTS.for_test, denoiser), network, epochs, 0, **choices)
+
+
 @pytest.mark.parametrize("make, message", [
     (lambda d: eiv.Parts("cifar", 1, 1, 1), "task must be one of digits, mnist"),
-    (lambda d: eiv.TrainDenoiser(PARTS.for_denoiser, "resnet", 1), "backbone must be one of"),
-    (lambda d: eiv.TrainDenoiser(PARTS.for_denoiser, "digit_mlp", 1, schedule="cubic"), "schedule must be one of linear"),
-    (lambda d: eiv.TrainDenoiser(PARTS.for_denoiser, "digit_mlp", 1, target="score"), "target must be one of epsilon, x0, v"),
+    (lambda d: for_digits(backbone="resnet"), "backbone must be one of"),
+    (lambda d: for_digits(schedule="cubic"), "schedule must be one of linear"),
+    (lambda d: for_digits(target="score"), "target must be one of epsilon, x0, v"),
     (lambda d: drawn(PARTS.for_test, d, T=1000), "T must be between 0 and 999"),
     (lambda d: drawn(PARTS.for_test, d, K=0), "K must be between 1"),
     (lambda d: drawn(PARTS.for_test, d, calls=0), "calls must be between 1"),
     (lambda d: drawn(PARTS.for_test, d, weights="best"), "weights must be one of ema, raw"),
     (lambda d: drawn(PARTS.for_test, d, mode="test"), "mode must be one of eval, train"),
-    (lambda d: eiv.TrainClassifier("EiV", drawn(PARTS.for_test, d), "vgg", 1, 0), "network must be one of"),
-    (lambda d: eiv.TrainClassifier("EiV", drawn(PARTS.for_test, d), "small_mlp", 1, 0, K=9), "K must be between 1 and 3"),
-    (lambda d: eiv.TrainClassifier("EiV", drawn(PARTS.for_test, d), "small_mlp", 1, 0, augment="crop"), "augment must be one of none, flips, full"),
-    (lambda d: eiv.TrainClassifier("EiV", drawn(PARTS.for_test, d), "small_mlp", 0, 0), "epochs must be between 1"),
+    (lambda d: of_draws(d, "vgg"), "network must be one of"),
+    (lambda d: of_draws(d, K=9), "K must be between 1 and 3"),
+    (lambda d: of_draws(d, augment="crop"), "augment must be one of none, flips, full"),
+    (lambda d: of_draws(d, epochs=0), "epochs must be between 1"),
+    (lambda d: of_draws(d, batch=0), "batch must be between 1"),
+    (lambda d: eiv.Predict(of_draws(d), drawn(PARTS.for_test, d), draws=0), "draws must be between 1"),
+    (lambda d: eiv.Predict(of_draws(d), drawn(PARTS.for_test, d), draws=1, flips="up"), "flips must be one of none"),
     (lambda d: Generate(d, 1, 0, sampler="euler"), "sampler must be one of ancestral"),
 ])
 def test_bad_requests_are_refused_before_any_work(denoiser, make, message):
@@ -221,7 +242,8 @@ def test_the_published_networks_are_stepped_through_the_stages(home, monkeypatch
     denoiser = eiv.TrainDenoiser(task.for_denoiser, "ddpm_unet", steps=1, batch=2, flips=True)
     weights = denoiser.result()["weights"]
     assert sum(v.numel() for k, v in weights.items() if k.startswith("ema.")) == 35_218_947
-    train, test = (eiv.Zetas(images, denoiser, 150, K=2, seed=0, calls=2) for images in (task.for_classifier, task.for_test))
+    parts = task.for_classifier, task.for_test
+    train, test = (eiv.Zetas(images, denoiser, 150, K=2, seed=0, calls=2) for images in parts)
     classifier = eiv.TrainClassifier("EiV", train, "resnet9_dropout", 1, 0, batch=2, augment="full")
     p = eiv.Predict(classifier, test, draws=3).result()["probabilities"]
     assert p.shape == (2, 10) and torch.allclose(p.sum(1), torch.ones(2), atol=1e-5)
@@ -230,11 +252,14 @@ def test_the_published_networks_are_stepped_through_the_stages(home, monkeypatch
 
 def test_the_paper_profile_is_the_published_setting(monkeypatch):
     monkeypatch.delenv("UNCPAPER_HOME", raising=False)
-    wanted = dict(task="cifar-10", calls=0, K=5, K_test=50, draws=50, denoiser_steps=800_000, denoiser_batch=128, denoiser_lr=2e-4, denoiser_warm=5000,
-                  denoiser_target="epsilon", denoiser_cool=False, decay=0.9999, disjoint=False, backbone="ddpm_unet", network="resnet9_dropout", epochs=100, batch=256, lr=1e-3)
+    wanted = dict(
+        task="cifar-10", calls=0, K=5, K_test=50, draws=50, disjoint=False, denoiser_steps=800_000, denoiser_batch=128,
+        denoiser_lr=2e-4, denoiser_warm=5000, denoiser_target="epsilon", denoiser_cool=False, decay=0.9999,
+        backbone="ddpm_unet", network="resnet9_dropout", epochs=100, batch=256, lr=1e-3)
     profiles = {e.path.stem: e.profiles["paper"] for e in experiments("eiv")}
     assert profiles["accuracy"]["levels"] == [1, 30, 60, 90, 120, 150] and profiles["accuracy"]["augment"] == "full"
-    assert {"accuracy", "calibration", "ablations", "surrogate", "accelerated", "noise-gallery", "generation", "checkerboard"} == set(profiles)
+    assert set(profiles) == {"accuracy", "calibration", "ablations", "surrogate", "accelerated", "noise-gallery",
+                             "generation", "checkerboard"}
     for name in ("accuracy", "calibration", "ablations", "surrogate"):
         assert {k: profiles[name][k] for k in wanted} == wanted, name
     for name in ("accelerated", "noise-gallery", "generation"):

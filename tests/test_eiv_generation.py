@@ -44,7 +44,8 @@ def test_a_grid_shows_black_as_black_cuts_off_what_is_beyond_and_labels_the_midd
     import matplotlib.pyplot as plt
     use_style()
     figure, axes = plt.subplots()
-    shown = np.asarray(show_grid(axes, torch.tensor([-3.0, -1.0, 0.0, 5.0]).view(2, 2, 1, 1, 1).expand(2, 2, 1, 8, 8), ["a", "b"], ["c", "d"]).get_array())
+    greys = torch.tensor([-3.0, -1.0, 0.0, 5.0]).view(2, 2, 1, 1, 1).expand(2, 2, 1, 8, 8)
+    shown = np.asarray(show_grid(axes, greys, ["a", "b"], ["c", "d"]).get_array())
     assert [shown[0, 0], shown[0, 9], shown[9, 0], shown[9, 9]] == [0, 0, 0.5, 1]
     assert axes.get_xticks().tolist() == axes.get_yticks().tolist() == [3.5, 12.5]
     assert [label.get_text() for label in axes.get_xticklabels() + axes.get_yticklabels()] == ["a", "b", "c", "d"]
@@ -58,7 +59,8 @@ def test_the_judge_speaks_as_its_network_does_one_picture_at_a_time_or_all_at_on
     said = opinion(judge, x)
     assert said.dtype == torch.float64 and torch.allclose(said, plain, atol=1e-6)
     assert torch.allclose(torch.cat([opinion(judge, one[None]) for one in x]), said, atol=1e-5)
-    for above in (0.2, 0.5, 0.9): assert sure(said, above) == pytest.approx(np.mean([max(p) > above for p in said.tolist()]))
+    for above in (0.2, 0.5, 0.9):
+        assert sure(said, above) == pytest.approx(np.mean([max(p) > above for p in said.tolist()]))
 
 
 def test_the_nearest_picture_is_that_of_a_plain_loop():
@@ -96,13 +98,14 @@ def test_a_generated_picture_is_a_plain_chain_from_its_noise():
 
 def test_deterministic_samplers_agree_better_the_more_calls_they_have():
     def apart(calls: int) -> float:
-        ddim, dpm = (eiv.from_bytes(generated(16, sampler=sampler, calls=calls)["pictures"]) for sampler in ("ddim", "dpm"))
-        return (ddim - dpm).abs().mean().item()
+        ddim, dpm = (generated(16, sampler=sampler, calls=calls)["pictures"] for sampler in ("ddim", "dpm"))
+        return (eiv.from_bytes(ddim) - eiv.from_bytes(dpm)).abs().mean().item()
     assert apart(200) < 0.5 * apart(10)
 
 
 def test_an_unknown_sampler_is_refused():
-    with pytest.raises(ValueError, match="sampler must be one of ancestral, ddim, dpm; got 'euler'"): Generate(DENOISER, 1, 0, "euler")
+    with pytest.raises(ValueError, match="sampler must be one of ancestral, ddim, dpm; got 'euler'"):
+        Generate(DENOISER, 1, 0, "euler")
 
 
 def test_exact_draws_err_as_the_noise_gallery_says():

@@ -1,4 +1,4 @@
-"EiV's checkerboard: a posterior that integration confirms, a ceiling that counting confirms, and what training reaches."
+"EiV's checkerboard: a posterior that integration confirms, a ceiling that counting confirms, what training reaches."
 import pytest
 import torch
 from hypothesis import given, settings
@@ -63,7 +63,8 @@ def test_probabilities_are_probabilities_at_every_noise(T, seed):
 def test_points_belong_to_seed_and_part_and_are_the_same_at_every_noise():
     at = {T: Board(T).points(50, 1, "train") for T in (30, 90)}
     assert torch.equal(at[30].clean, at[90].clean) and torch.equal(at[30].labels, at[90].labels)
-    noise = [(p.noisy - Board(T).denoiser.schedule.alpha(T) * p.clean) / Board(T).denoiser.schedule.sigma(T) for T, p in at.items()]
+    schedule = Board(30).denoiser.schedule
+    noise = [(p.noisy - schedule.alpha(T) * p.clean) / schedule.sigma(T) for T, p in at.items()]
     torch.testing.assert_close(noise[0], noise[1])
     others = [Board(30).points(50, 2, "train"), Board(30).points(50, 1, "test")]
     assert not any(torch.isin(other.clean, at[30].clean).any() for other in others)
@@ -88,7 +89,9 @@ def test_one_draw_makes_eiv_and_aiv_the_same_to_the_bit():
 def test_fresh_noise_is_fresh_and_fixed_noise_is_not():
     torch.manual_seed(0)
     points, model = Board(40).points(20, 0, "train"), point_network().eval()
-    losses = {m: [TrainOnBoard(m, Board(40), 0, 20).loss(model, as_pictures(points.clean[:, None]), points.labels).item() for _ in range(2)] for m in METHODS}
+    shown, labels = as_pictures(points.clean[:, None]), points.labels
+    made = {m: TrainOnBoard(m, Board(40), 0, 20).loss for m in METHODS}
+    losses = {m: [loss(model, shown, labels).item() for _ in range(2)] for m, loss in made.items()}
     plain = F.cross_entropy(model(as_pictures(points.clean)), points.labels).item()
     assert losses["non-EiV, fresh noise"][0] != losses["non-EiV, fresh noise"][1]
     for method in (METHODS[0], METHODS[1], METHODS[3]): assert losses[method] == pytest.approx([plain, plain], rel=1e-6)
@@ -97,7 +100,8 @@ def test_fresh_noise_is_fresh_and_fixed_noise_is_not():
 @pytest.mark.parametrize("method", METHODS)
 def test_the_same_stage_gives_the_same_bits_again(method):
     from uncpaper.reproduce.stages import default_store
-    stages = TrainOnBoard(method, Board(40), 0, 30, 2), PredictOnBoard(TrainOnBoard(method, Board(40), 0, 30, 2), 5, 3, 2, part="window")
+    trained = TrainOnBoard(method, Board(40), 0, 30, 2)
+    stages = trained, PredictOnBoard(trained, 5, 3, 2, part="window")
     first = [default_store().contents(stage.ensure().key) for stage in stages]
     for stage in stages: next(default_store().folder(stage.key).glob("*.safetensors")).unlink()
     assert [default_store().contents(stage.ensure().key) for stage in stages] == first
@@ -112,7 +116,8 @@ def test_all_methods_are_asked_about_the_same_points():
 
 
 def test_an_unknown_method_or_part_is_refused_by_name():
-    with pytest.raises(ValueError, match="method must be one of EiV, AIV, .* got 'BIV'"): TrainOnBoard("BIV", Board(40), 0, 30)
+    with pytest.raises(ValueError, match="method must be one of EiV, AIV, .* got 'BIV'"):
+        TrainOnBoard("BIV", Board(40), 0, 30)
     with pytest.raises(ValueError, match="part must be one of test, window; got 'train'"):
         PredictOnBoard(TrainOnBoard("EiV", Board(40), 0, 30), 50, part="train")
     with pytest.raises(ValueError, match="samples must be between 1"): TrainOnBoard("EiV", Board(40), 0, 0)
@@ -125,7 +130,8 @@ def test_a_window_covers_the_board_row_by_row():
 
 
 def test_with_300_labels_eiv_comes_near_the_ceiling_and_beats_fixed_noise():
-    runs = {m: PredictOnBoard(TrainOnBoard(m, Board(40), 100, 300), 4000, K=20, draws=5).result() for m in (METHODS[0], METHODS[3])}
+    trained = {m: TrainOnBoard(m, Board(40), 100, 300) for m in ("EiV", "non-EiV, fixed noise")}
+    runs = {m: PredictOnBoard(stage, 4000, K=20, draws=5).result() for m, stage in trained.items()}
     accuracy = {m: (run["probabilities"].argmax(1) == run["labels"]).double().mean().item() for m, run in runs.items()}
     best = (Board(40).posterior(runs["EiV"]["noisy"]).argmax(1) == runs["EiV"]["labels"]).double().mean().item()
     assert best - 0.01 < accuracy["EiV"] <= best + 0.005
