@@ -18,7 +18,7 @@ reproduce: quick docs
 	@$(BIN)/uncpaper summary
 
 quick: $(READY)
-	@echo "== every experiment at quick scale on $(CORES) cores: about five minutes the first time; what is done is kept"
+	@echo "== every experiment at quick scale on $(CORES) cores: about six minutes the first time; what is done is kept"
 	@$(BIN)/uncpaper run --all --profile quick --cores $(CORES)
 
 test: quick docs browser

@@ -3,7 +3,8 @@ import pytest
 from browser import find
 from playwright.sync_api import sync_playwright
 
-pytestmark = [pytest.mark.browser, pytest.mark.skipif(find() is None, reason="NO BROWSER: the site was not looked at (install chromium, or: playwright install chromium)")]
+NONE = "NO BROWSER: the site was not looked at (install chromium, or: playwright install chromium)"
+pytestmark = [pytest.mark.browser, pytest.mark.skipif(find() is None, reason=NONE)]
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +42,32 @@ def test_from_the_front_page_to_a_claim_to_its_figure(page):
     fold = page.locator("details.provenance").first
     fold.locator("summary").click()
     assert "commit" in fold.inner_text() and "SHA-256" in fold.inner_text()
+
+
+def test_the_ledger_is_filtered_and_sorted(page, root):
+    page.get_by_role("link", name="The ledger").first.click()
+    page.wait_for_url("**/nbs/ledger.html")
+    claims = page.locator(".ledger section").first
+    seen = lambda column: claims.locator(f"tbody tr:visible td:nth-child({column})").all_inner_texts()
+    everything = len(seen(1))
+    page.get_by_label("verdict").select_option("fails")
+    assert 0 < len(seen(3)) < everything and set(seen(3)) == {"fails"}
+    assert claims.locator("output").inner_text() == str(len(seen(3)))
+    page.get_by_label("verdict").select_option("")
+    page.get_by_label("paper").select_option("eiv")
+    assert set(seen(1)) == {"eiv"}
+    claims.get_by_role("button", name="difference").click()
+    numbers = [float(text.split()[0]) for text in seen(4)]
+    assert numbers == sorted(numbers)
+    claims.get_by_role("button", name="difference").click()
+    assert [float(text.split()[0]) for text in seen(4)] == sorted(numbers, reverse=True)
+    page.goto((root / "_site/nbs/ledger.html").as_uri() + "?paper=ddu&verdict=fails")
+    assert set(seen(1)) == {"ddu"} and set(seen(3)) == {"fails"}
+
+
+def test_the_two_commands_stand_on_the_first_screen(page):
+    box = page.get_by_text("make reproduce").first.bounding_box()
+    assert box["y"] + box["height"] < 900
 
 
 def test_mathematics_is_set(page, root):

@@ -34,7 +34,7 @@ from .stages import Stage, device_name, in_order
 from .start import CHECKOUT
 from .store import home
 
-# %% ../../nbs/reproduce/11_cli.ipynb #65acfbd3
+# %% ../../nbs/reproduce/11_cli.ipynb #7e82c3ec
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 console = Console(width=None if sys.stdout.isatty() else 160)
 
@@ -42,7 +42,7 @@ console = Console(width=None if sys.stdout.isatty() else 160)
 def checked_out() -> None:
     "Five papers on noise and uncertainty in deep learning, claim by claim."
     if (home() / "nbs/papers").is_dir(): return
-    raise BadRequest(f"this needs a checkout of the project, and {home()} is none: {CHECKOUT}; UNCPAPER_HOME may name one")
+    raise BadRequest(f"this needs a checkout of the project, and {home()} is none (UNCPAPER_HOME may name one): {CHECKOUT}")
 
 # %% ../../nbs/reproduce/11_cli.ipynb #e63a8c0e
 Profile = Annotated[str, typer.Option(help="quick, laptop or paper")]
@@ -123,13 +123,13 @@ def run_rows(
     folder = batch.default_store().folder(run.key)
     return ledgers.evidence_rows(ledgers.Evidence(run.profile, folder, recorded=False, stale=False))
 
-# %% ../../nbs/reproduce/11_cli.ipynb #f187011a
+# %% ../../nbs/reproduce/11_cli.ipynb #00a1c3c3
 @app.command()
 def explain(
     what: str,
     profile: Profile = "quick",
     parameter: Settings = [],
-    why: Annotated[bool, typer.Option("--why", help="what has changed since it was recorded (at laptop scale)")] = False,
+    why: Annotated[bool, typer.Option("--why", help="what has changed since it was recorded (laptop)")] = False,
 ) -> None:
     "The plan of an experiment: its stages, which are there already, and what the rest will cost."
     if why: return explain_why(what, "laptop" if profile == "quick" else profile)

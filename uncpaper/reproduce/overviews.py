@@ -234,14 +234,15 @@ def ledger_part(
     return (f'<section><p><strong>{title}</strong> <output>{len(first)}</output></p>\n<table class="table">'
             f"<thead><tr>{heads}</tr></thead>\n<tbody>\n{body}\n</tbody></table></section>\n")
 
-# %% ../../nbs/reproduce/09a_overviews.ipynb #56208944
+# %% ../../nbs/reproduce/09a_overviews.ipynb #e8579f86
 def menu(
-    name: str,                # of the words in the rows
+    name: str,                  # of the words in the rows
+    said: str,                  # its label
     choices: Mapping[str, str], # word -> what the menu says
 ) -> str:
     "A menu of the ledger's page."
     options = "".join(f'<option value="{word}">{said}</option>' for word, said in choices.items())
-    return f'<label>{name} <select name="{name}" autocomplete="off">{options}</select></label>'
+    return f'<label>{said} <select name="{name}" autocomplete="off">{options}</select></label>'
 
 def menus(
     ledger: Sequence[Row],
@@ -250,10 +251,10 @@ def menus(
     there = {r.profile for r in ledger}
     shorts = {p: published(p).paper.short or p for p in papers()}
     return "".join([
-        menu("paper", {"": "all", **shorts}),
-        menu("verdict", {"": "all", **{slug(v): v for v in VERDICTS}}),
-        menu("asks", {"": "all", "paper": "the paper claims it", "ours": "our question"}),
-        menu("profile", {"best": "the largest", "": "all", **{p: p for p in PROFILES if p in there}}),
+        menu("paper", "paper", {"": "all", **shorts}),
+        menu("verdict", "verdict", {"": "all", **{slug(v): v for v in VERDICTS}}),
+        menu("asks", "who asks", {"": "all", "paper": "the paper claims it", "ours": "we do"}),
+        menu("profile", "profile", {"best": "the largest", "": "all", **{p: p for p in PROFILES if p in there}}),
     ])
 
 # %% ../../nbs/reproduce/09a_overviews.ipynb #db1e9526

@@ -9,14 +9,15 @@ __all__ = ['CHECKOUT', 'without', 'main']
 import importlib
 import sys
 
-# %% ../../nbs/reproduce/12_start.ipynb #0bde7a67
+# %% ../../nbs/reproduce/12_start.ipynb #751558e1
 CHECKOUT = "git clone https://github.com/uncpaper/uncpaper && cd uncpaper && make reproduce"
 
 def without(
     package: str, # what could not be imported
 ) -> str:
     "What to do where the extra `reproduce` is not installed."
-    return f'{package} is missing: pip install "uncpaper[reproduce]"; papers run in a checkout, which brings it: {CHECKOUT}'
+    needed = f'{package} is missing: pip install "uncpaper[reproduce]"'
+    return f"{needed}; papers run in a checkout, which brings it: {CHECKOUT}"
 
 # %% ../../nbs/reproduce/12_start.ipynb #392afd6a
 def main(module: str = "uncpaper.reproduce.cli") -> None:
