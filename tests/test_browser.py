@@ -9,7 +9,8 @@ pytestmark = [pytest.mark.browser, pytest.mark.skipif(find() is None, reason=NON
 
 @pytest.fixture(scope="module")
 def browser():
-    flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+    quiet = ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
+    flags = ["--no-sandbox", "--disable-gpu", *quiet]
     with sync_playwright() as p:
         browser = p.chromium.launch(executable_path=find(), args=flags)
         yield browser
@@ -18,7 +19,7 @@ def browser():
 
 @pytest.fixture
 def page(browser, root):
-    "The front page, opened from the folder; anything asked of the network is refused and noted, as is every error of a script."
+    "The front page, opened from the folder; what is asked of the network is refused and noted, as are scripts' errors."
     context = browser.new_context(offline=True, viewport={"width": 1300, "height": 900})
     page = context.new_page()
     page.asked, page.errors = [], []

@@ -11,7 +11,8 @@ def test_list_explain_run_ledger(project):
     plan = project("explain", "coins/flips", "-p", "seeds=2", "-p", "trials=10")
     assert plan.count(" yes ") == 5 and "about 0 s" in plan
     rows = json.loads(project("ledger", "--json"))
-    assert {"paper", "experiment", "claim", "published", "ours", "standard_error", "verdict", "seeds", "profile", "stale"} <= set(rows[0])
+    fields = "paper experiment claim published ours standard_error verdict seeds profile stale"
+    assert set(fields.split()) <= set(rows[0])
     assert rows[0]["verdict"] == "not run", "a run with parameters of its own does not speak for a profile"
 
 
@@ -25,7 +26,8 @@ def test_wrong_requests_are_one_line_with_exit_code_2(project):
         ("run", "coins", "-p", "a b=1"): "parameter 'a b' is not a name",
         ("run", "coins", "-p", "seeds"): "parameter 'seeds' must read name=value",
         ("run", "coins", "--profile", "huge"): "profile 'huge' is unknown for coins/flips: allowed are quick, laptop, paper",
-        ("record", "coins", "--profile", "quick"): "coins/flips at quick is not finished: uncpaper run coins/flips --profile quick",
+        ("record", "coins", "--profile", "quick"):
+            "coins/flips at quick is not finished: uncpaper run coins/flips --profile quick",
     }
     for words, message in wrong.items():
         error = project(*words, code=2)
@@ -40,6 +42,11 @@ def test_a_run_that_fails_has_exit_code_1_and_keeps_the_rest(project):
     process = project.start("run", "coins")
     _, error = process.communicate(timeout=300)
     assert process.returncode == 1 and "no such scale" in error
+
+
+def test_summary_is_short_and_says_where_to_read_on(project):
+    said = project("summary")
+    assert "Many flips" not in said and "not run" in said and "uncpaper ledger" in said and said.count("\n") < 20
 
 
 def test_doctor(project):

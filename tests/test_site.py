@@ -89,7 +89,8 @@ def test_the_ledgers_page_has_every_row_and_each_claims_best_evidence_without_sc
     seen = [line for line in lines if not re.match(r"<tr [^>]*hidden", line)]
     assert len(seen) == len(best(rows())) + len(best(rows(), "value"))
     for row in best(rows()):
-        assert any(row.sentence in line and f"{row.experiment}.html#claim-{row.claim}" in line for line in seen), row.claim
+        card = f"{row.experiment}.html#claim-{row.claim}"
+        assert any(row.sentence in line and card in line for line in seen), row.claim
 
 
 def test_the_front_page_has_few_telling_claims_and_failures_among_them(site):

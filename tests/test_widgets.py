@@ -57,7 +57,8 @@ def test_the_page_holds_every_picture_in_the_order_of_the_axes(format):
 
 def test_controls_are_labelled_and_words_are_escaped(book):
     face = Face(book._repr_html_())
-    assert [a["name"] for a in face.all("input")] == ["slope", "time"] and [a["name"] for a in face.all("select")] == ["<ink>"]
+    assert [a["name"] for a in face.all("input")] == ["slope", "time"]
+    assert [a["name"] for a in face.all("select")] == ["<ink>"]
     assert len(face.all("label")) == 3 and len(face.all("option")) == 2
     assert json.loads(face.all("select")[0]["data-words"]) == AXES["<ink>"]
     assert face.all("img")[0]["alt"] == "Lines & more."
@@ -113,7 +114,8 @@ def page(book, tmp_path):
     "Two flipbooks on one page, in a browser without a network; whatever is asked for or complained about is noted."
     numbers = {"slope": [0, 1], "time": [0], "<ink>": ["blue"]}
     file = tmp_path / "page.html"
-    file.write_text("<!doctype html><meta charset='utf-8'>" + book._repr_html_() + Flipbook.draw(numbers, line, format="png")._repr_html_())
+    second = Flipbook.draw(numbers, line, format="png")
+    file.write_text("<!doctype html><meta charset='utf-8'>" + book._repr_html_() + second._repr_html_())
     with sync_playwright() as p:
         browser = p.chromium.launch(executable_path=find(), args=["--no-sandbox", "--disable-gpu"])
         page = browser.new_context(offline=True, viewport={"width": 390, "height": 800}).new_page()
@@ -128,8 +130,11 @@ def page(book, tmp_path):
         browser.close()
 
 
+NONE = "NO BROWSER: the flipbook was not looked at (install chromium, or: playwright install chromium)"
+
+
 @pytest.mark.browser
-@pytest.mark.skipif(find() is None, reason="NO BROWSER: the flipbook was not looked at (install chromium, or: playwright install chromium)")
+@pytest.mark.skipif(find() is None, reason=NONE)
 def test_in_a_browser(page, book):
     first, second = page.locator(".flipbook").all()
     source = lambda f: f.locator("img").get_attribute("src")

@@ -41,7 +41,7 @@ from .claims import Claim
 from .experiments import Experiment, experiments, read_cells, tagged
 from .ledger import KERNEL, Evidence, evidence, rows, spelled, trimmed
 from .overviews import badge
-from .stages import Stage, default_store
+from .stages import Stage, default_store, one_look
 from .store import hash_json, home
 from .study import Result
 from .syntax import script_form
@@ -325,14 +325,14 @@ def notebook_cells(
         if plain: cell.source = f"#| code-fold: true\n{cell.source}"
     return cells
 
-# %% ../../nbs/reproduce/10_site.ipynb #86c312e1
+# %% ../../nbs/reproduce/10_site.ipynb #2d56f1c1
 def notebooks() -> list[Path]:
     "Every notebook of the project."
     return sorted(p for p in (home() / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
 
 def lesson_pages() -> dict[Path, Page]:
     "The page stage of every notebook that is not an experiment."
-    return {p: page_of(p) for p in notebooks() if tagged(read_cells(p), "parameters") is None}
+    with one_look(): return {p: page_of(p) for p in notebooks() if tagged(read_cells(p), "parameters") is None}
 
 def readers_page(
     page: Page,
@@ -340,14 +340,15 @@ def readers_page(
     "An executed page as readers see it. Executes it when that has not been done."
     return for_readers(trimmed(nbformat.read(default_store().folder(page.ensure().key) / "notebook.ipynb", 4)))
 
-# %% ../../nbs/reproduce/10_site.ipynb #a8d181ec
+# %% ../../nbs/reproduce/10_site.ipynb #9b569cc8
 def build() -> Path:
     "Build the website in `_site` and return its first page. Nothing is replaced before the new site is whole."
     pages, stage = lesson_pages(), home() / "runs" / "site"
     executed(pages.values())
     shutil.rmtree(stage, ignore_errors=True)
     for path, page in pages.items(): put(readers_page(page), stage / path.relative_to(home()))
-    for experiment in experiments(): stage_experiment(experiment, stage)
+    with one_look():
+        for experiment in experiments(): stage_experiment(experiment, stage)
     stage_settings(stage)
     render(stage)
     make_offline(stage / "_site")
@@ -363,7 +364,7 @@ def put(
     path.parent.mkdir(parents=True, exist_ok=True)
     nbformat.write(notebook, path)
 
-# %% ../../nbs/reproduce/10_site.ipynb #58bf2069
+# %% ../../nbs/reproduce/10_site.ipynb #a2cd943b
 def stage_experiment(
     experiment: Experiment,
     stage: Path, # the folder that will be rendered
@@ -387,10 +388,12 @@ def stage_settings(
 def render(
     folder: Path,
 ) -> None:
-    "Render a folder with Quarto when it is on the PATH, otherwise with smalldocs."
+    "Render with Quarto when it is on the PATH, otherwise with smalldocs. Raises RuntimeError with what it said, if it fails."
     smalldocs = [sys.executable, "-m", "smalldocs.cli", "render", "--quiet", str(folder)]
     quarto = ["quarto", "render", str(folder), "--quiet"]
-    subprocess.run(quarto if shutil.which("quarto") else smalldocs, check=True)
+    done = subprocess.run(quarto if shutil.which("quarto") else smalldocs, capture_output=True, text=True)
+    (folder / "render.log").write_text(done.stdout + done.stderr) # notes for makers; tests look for broken links
+    if done.returncode: raise RuntimeError(f"the site was not rendered: {done.stdout}{done.stderr}")
 
 # %% ../../nbs/reproduce/10_site.ipynb #857cd649
 LOADED = r"""<(?:script|link)\b[^>]*?(?:src|href)=["']?https?://[^>]*?"""
