@@ -1,6 +1,7 @@
 "Pictures: which rows, which size, which scale, and what chance does to them."
 import dataclasses
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -129,6 +130,7 @@ def test_what_is_refused(changes, message):
 class Brightness(Stage):
     "A stage that looks at pictures."
     pictures: Pictures
+    kind: ClassVar[str] = "Brightness"
 
     def build(self, folder: Path) -> dict:
         return {"mean": float(self.pictures.load(8).x.mean())}

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import pandas as pd
 import torch
@@ -152,6 +152,8 @@ class TrainDenoiser(Stage):
     cool: bool = False       # let the step size fall to 0 along a cosine
     flips: bool = False      # mirror half of the pictures
 
+    kind: ClassVar[str] = "TrainDenoiser"
+
     def __post_init__(self):
         for field, allowed in {"backbone": BACKBONES, "schedule": SCHEDULES, "target": TARGETS}.items():
             one_of(field, getattr(self, field), allowed)
@@ -265,6 +267,8 @@ class Generate(Stage):
     frames: int = 20            # states kept of it, roughly
     weak: TrainDenoiser | None = None # a worse model of the same pictures, to be led away from; None: no guidance
     guidance: float = 1.0       # g in E[x_0|x_t] = weak + g (own - weak)
+
+    kind: ClassVar[str] = "Generate"
 
     def __post_init__(self):
         one_of("sampler", self.sampler, SAMPLERS)
