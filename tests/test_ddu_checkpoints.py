@@ -13,7 +13,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from uncpaper.originals.ddu_files import (
-    ARCHITECTURES, KEYS, LAYOUTS, accuracies, ambiguous_entropies, ambiguous_shares, checkpoint_name, evaluate, evaluate_json, file_names,
+    ARCHITECTURES, KEYS, LAYOUTS, accuracies, ambiguous_entropies, ambiguous_shares, checkpoint_name, evaluate,
+    evaluate_json, file_names,
     find_checkpoints, original_names, read_checkpoint, read_tensors, result_name, write_json)
 from uncpaper.papers.ddu import Network, Task
 from uncpaper.papers.ddu.acquisition import Acquire, Pool, acquisition
@@ -35,7 +36,8 @@ class Normalised(nn.Module):
         super().__init__()
         self.stride, self.padding, self.shape = stride, kernel // 2, (1, inputs, size, size)
         self.matrix = kernel == 1
-        self.weight_orig = nn.Parameter(torch.randn(outputs, inputs, kernel, kernel) * math.sqrt(2 / (outputs * kernel**2)))
+        self.weight_orig = nn.Parameter(torch.randn(outputs, inputs, kernel,
+                                                    kernel) * math.sqrt(2 / (outputs * kernel**2)))
         v = F.normalize(torch.randn(inputs if self.matrix else inputs * size * size), dim=0)
         self.register_buffer("weight_u", F.normalize(self.apply_to(v), dim=0))
         self.register_buffer("weight_v", v)
@@ -43,7 +45,8 @@ class Normalised(nn.Module):
 
     def apply_to(self, v):
         if self.matrix: return torch.mv(self.weight_orig.detach().flatten(1), v)
-        return F.conv2d(v.view(self.shape), self.weight_orig.detach(), stride=self.stride, padding=self.padding).flatten()
+        return F.conv2d(v.view(self.shape), self.weight_orig.detach(), stride=self.stride,
+                        padding=self.padding).flatten()
 
     def sigma(self):
         return torch.dot(self.weight_u, self.apply_to(self.weight_v))
@@ -54,7 +57,8 @@ class Normalised(nn.Module):
 
 
 def conv(sn, inputs, outputs, kernel, stride, size):
-    return Normalised(inputs, outputs, kernel, stride, size) if sn else nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
+    return Normalised(inputs, outputs, kernel, stride,
+                      size) if sn else nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
 
 
 def act(x, mod):
@@ -85,7 +89,8 @@ class Block(nn.Module):
         self.bn1, self.bn2 = nn.BatchNorm2d(width), nn.BatchNorm2d(width)
         self.shortcut = nn.Sequential()
         if stride > 1 or inputs != outputs:
-            self.shortcut = nn.Sequential(Averaged(outputs, stride)) if mod else nn.Sequential(conv(sn, inputs, outputs, 1, stride, size), nn.BatchNorm2d(outputs))
+            self.shortcut = nn.Sequential(Averaged(outputs,
+                                                   stride)) if mod else nn.Sequential(conv(sn, inputs, outputs, 1, stride, size), nn.BatchNorm2d(outputs))
 
     def forward(self, x):
         out = self.bn2(self.conv2(act(self.bn1(self.conv1(x)), self.mod)))
@@ -120,7 +125,8 @@ class WideBlock(nn.Module):
         self.bn1, self.conv1 = nn.BatchNorm2d(inputs), conv(sn, inputs, width, 3, stride, size)
         self.bn2, self.conv2 = nn.BatchNorm2d(width), conv(sn, width, width, 3, 1, size // stride)
         self.shortcut = nn.Identity()
-        if stride > 1 or inputs != width: self.shortcut = Averaged(width, stride) if mod else conv(sn, inputs, width, 1, stride, size)
+        if stride > 1 or inputs != width:
+            self.shortcut = Averaged(width, stride) if mod else conv(sn, inputs, width, 1, stride, size)
 
     def forward(self, x):
         return self.conv2(act(self.bn2(self.conv1(act(self.bn1(x), self.mod))), self.mod)) + self.shortcut(x)
@@ -134,7 +140,8 @@ class WideResNet(nn.Module):
         for stage, (width, size) in enumerate(((160, 32), (320, 32), (640, 16)), 1):
             stride, blocks = 2 if stage > 1 else 1, []
             for i in range(4):
-                blocks.append(WideBlock(sn, mod, inputs, width, stride if i == 0 else 1, size if i == 0 else size // stride))
+                blocks.append(WideBlock(sn, mod, inputs, width, stride if i == 0 else 1,
+                                        size if i == 0 else size // stride))
                 inputs = width
             setattr(self, f"layer{stage}", nn.Sequential(*blocks))
         self.bn1, self.linear = nn.BatchNorm2d(640), nn.Linear(640, 10)
@@ -147,14 +154,16 @@ class WideResNet(nn.Module):
 class VGG(nn.Module):
     def __init__(self, sn, mod, channels, size):
         super().__init__()
-        plan = [64, 64, "M" if size == 32 else None, 128, 128, "M", 256, 256, 256, "M", 512, 512, 512, "M", 512, 512, 512, "M"]
+        plan = [64, 64, "M" if size == 32 else None, 128, 128, "M", 256, 256, 256, "M", 512, 512, 512, "M", 512, 512,
+                512, "M"]
         layers = []
         for width in filter(None, plan):
             if width == "M":
                 layers.append(nn.MaxPool2d(2))
                 size //= 2
             else:
-                layers += [conv(sn, channels, width, 3, 1, size), nn.BatchNorm2d(width), nn.LeakyReLU(0.01) if mod else nn.ReLU()]
+                layers += [conv(sn, channels, width, 3, 1, size), nn.BatchNorm2d(width),
+                           nn.LeakyReLU(0.01) if mod else nn.ReLU()]
                 channels = width
         self.features, self.classifier = nn.Sequential(*layers), nn.Linear(512, 10)
 
@@ -189,12 +198,14 @@ for sn, mod in ((False, False), (True, False), (True, True)):
     CASES.append(("vgg16", CIFAR, lambda sn, mod: VGG(sn, mod, 3, 32), sn, mod))
     CASES.append(("resnet18", MNIST, lambda sn, mod: ResNet((2, 2, 2, 2), False, sn, mod, 1, 28), sn, mod))
     CASES.append(("wide_resnet", CIFAR, WideResNet, sn, mod))
-CASES += [("vgg16", MNIST, lambda sn, mod: VGG(sn, mod, 1, 28), True, False), ("resnet18", CIFAR, lambda sn, mod: ResNet((2, 2, 2, 2), False, sn, mod, 3, 32), False, True),
+CASES += [("vgg16", MNIST, lambda sn, mod: VGG(sn, mod, 1, 28), True, False),
+          ("resnet18", CIFAR, lambda sn, mod: ResNet((2, 2, 2, 2), False, sn, mod, 3, 32), False, True),
           ("resnet50", CIFAR, lambda sn, mod: ResNet((3, 4, 6, 3), True, sn, mod, 3, 32), True, False),
           ("resnet50", MNIST, lambda sn, mod: ResNet((3, 4, 6, 3), True, sn, mod, 1, 28), False, True)]
 
 
-@pytest.mark.parametrize("name, task, build, sn, mod", CASES, ids=[f"{name}-{task.size}{'-sn' * sn}{'-mod' * mod}" for name, task, _, sn, mod in CASES])
+@pytest.mark.parametrize("name, task, build, sn, mod", CASES,
+                         ids=[f"{name}-{task.size}{'-sn' * sn}{'-mod' * mod}" for name, task, _, sn, mod in CASES])
 def test_every_architecture_says_the_same(tmp_path, name, task, build, sn, mod):
     torch.manual_seed(0)
     theirs, x = settled(build(sn, mod)), torch.randn(2, task.channels, task.size, task.size)
@@ -244,7 +255,9 @@ def test_a_whole_network_is_refused(tmp_path):
     assert "more than tensors" in refusal(lambda: read_tensors(tmp_path / "a.model"))
 
 
-@pytest.mark.parametrize("value", [torch.ones(2), [torch.ones(2)], {1: torch.ones(2)}, {"epoch": 3}, {"state": {"a": torch.ones(1)}}])
+@pytest.mark.parametrize("value",
+                         [torch.ones(2), [torch.ones(2)], {1: torch.ones(2)}, {"epoch": 3},
+                          {"state": {"a": torch.ones(1)}}])
 def test_other_contents_are_refused(tmp_path, value):
     torch.save(value, tmp_path / "a.model")
     assert "must map names to tensors" in refusal(lambda: read_tensors(tmp_path / "a.model"))
@@ -273,9 +286,11 @@ def changed(tmp_path, change):
 def test_what_does_not_fit_is_named(tmp_path):
     assert "1 missing, the first fc2.bias" in changed(tmp_path, lambda t: t.pop("fc2.bias"))
     assert "1 too many, the first bn1.weight" in changed(tmp_path, lambda t: t.update({"bn1.weight": torch.ones(6)}))
-    assert "conv1.weight of" in (message := changed(tmp_path, lambda t: t.update({"conv1.weight": torch.ones(6, 3, 5, 5)})))
+    assert "conv1.weight of" in (message := changed(tmp_path,
+                                                    lambda t: t.update({"conv1.weight": torch.ones(6, 3, 5, 5)})))
     assert "must have shape (6, 1, 5, 5), got (6, 3, 5, 5)" in message
-    assert "must have shape (84,), got (2, 42)" in changed(tmp_path, lambda t: t.update({"fc2.bias": torch.ones(2, 42)}))
+    assert "must have shape (84,), got (2, 42)" in changed(tmp_path,
+                                                           lambda t: t.update({"fc2.bias": torch.ones(2, 42)}))
 
 
 def test_spectral_normalisation_must_be_as_saved(tmp_path):
@@ -298,25 +313,29 @@ def test_checkpoint_names(arguments, expected):
 
 
 def test_result_names():
-    assert result_name("wide_resnet", 1, "gmm", "cifar10", "svhn", 3.0, True) == "res_wide_resnet_sn_3.0_mod_1_gmm_cifar10_svhn.json"
+    assert result_name("wide_resnet", 1, "gmm", "cifar10", "svhn", 3.0,
+                       True) == "res_wide_resnet_sn_3.0_mod_1_gmm_cifar10_svhn.json"
     assert result_name("resnet50", 1, "ensemble", "cifar100", "svhn") == "res_resnet50_1_ensemble_cifar100_svhn.json"
 
 
 def test_twenty_five_networks_are_five_ensembles(tmp_path):
     for run in range(5):
         (tmp_path / f"Run{run + 1}").mkdir()
-        for seed in range(5 * run + 1, 5 * run + 6): (tmp_path / f"Run{run + 1}" / f"wide_resnet_{seed}_350.model").touch()
+        for seed in range(5 * run + 1, 5 * run + 6):
+            (tmp_path / f"Run{run + 1}" / f"wide_resnet_{seed}_350.model").touch()
     found = find_checkpoints(tmp_path, "wide_resnet", ensemble=5)
     assert [c.seed for run in found for c in run] == list(range(1, 26))
     assert found[4][0].path == tmp_path / "Run5" / "wide_resnet_21_350.model"
-    assert [[c.seed for c in run] for run in find_checkpoints(tmp_path, "wide_resnet", runs=2, ensemble=3)] == [[1, 2, 3], [6, 7, 8]]
+    assert [[c.seed for c in run]
+            for run in find_checkpoints(tmp_path, "wide_resnet", runs=2, ensemble=3)] == [[1, 2, 3], [6, 7, 8]]
 
 
 def test_single_networks_count_on_from_the_first_seed(tmp_path):
     for run in range(3):
         (tmp_path / f"Run{run + 1}").mkdir()
         (tmp_path / f"Run{run + 1}" / f"vgg16_sn_3.0_mod_{run + 4}_350.model").touch()
-    assert [[c.seed for c in run] for run in find_checkpoints(tmp_path, "vgg16", 4, 3, spectral_norm=3.0, modified=True)] == [[4], [5], [6]]
+    assert [[c.seed for c in run]
+            for run in find_checkpoints(tmp_path, "vgg16", 4, 3, spectral_norm=3.0, modified=True)] == [[4], [5], [6]]
     assert "Run4/vgg16_sn_3.0_mod_7_350.model" in refusal(lambda: find_checkpoints(tmp_path, "vgg16", 4, 4, spectral_norm=3.0, modified=True))
 
 
@@ -324,7 +343,9 @@ def test_single_networks_count_on_from_the_first_seed(tmp_path):
 
 def said(seed, temperature=1.7):
     g = torch.Generator().manual_seed(seed)
-    def part(n, shift): return {"logits": torch.randn(n, 4, generator=g) * 2 + shift, "log_density": torch.randn(n, 4, generator=g).double() * 5 - 10 * shift,
+    def part(n, shift):
+        return {"logits": torch.randn(n, 4, generator=g) * 2 + shift,
+                "log_density": torch.randn(n, 4, generator=g).double() * 5 - 10 * shift,
                                 "labels": torch.randint(0, 4, (n,), generator=g)}
     return {"test": part(150, 0.0), "far": part(90, 0.3), "fit": {"temperature": temperature}}
 
@@ -345,7 +366,8 @@ def softmax(z):
 
 
 def check(values, key, known, foreign, positive):
-    assert [values[f"{key}_auroc"][0], values[f"{key}_auprc"][0]] == pytest.approx(quality(known, foreign, positive), abs=1e-12)
+    assert [values[f"{key}_auroc"][0],
+            values[f"{key}_auprc"][0]] == pytest.approx(quality(known, foreign, positive), abs=1e-12)
 
 
 def test_keys_of_a_softmax_file():
@@ -363,11 +385,13 @@ def test_keys_of_an_ensemble_file():
     for run in runs: run["test"]["labels"] = runs[0]["test"]["labels"]
     document = evaluate_json([runs], "ensemble", "far", {})
     for key, ts in (("", (1.0, 1.0, 1.0)), ("t_", (1.7, 0.6, 1.2))):
-        p = {name: np.stack([softmax(run[name]["logits"].double() / t) for run, t in zip(runs, ts)]) for name in ("test", "far")}
+        p = {name: np.stack([softmax(run[name]["logits"].double() / t) for run, t in zip(runs, ts)])
+             for name in ("test", "far")}
         pe = {name: entropy(q.mean(0)) for name, q in p.items()}
         check(document["values"], key + "m2", pe["test"], pe["far"], "out")
         check(document["values"], key + "m1", *(pe[name] - entropy(p[name]).mean(0) for name in ("test", "far")), "out")
-    assert document["values"]["accuracy"][0] == (torch.stack([run["test"]["logits"].double().softmax(-1) for run in runs]).mean(0).argmax(1) == runs[0]["test"]["labels"]).double().mean()
+    assert document["values"]["accuracy"][0] == (torch.stack([run["test"]["logits"].double().softmax(-1)
+                                                              for run in runs]).mean(0).argmax(1) == runs[0]["test"]["labels"]).double().mean()
     assert document["explicit"]["ensemble MI"]["values"]["aleatoric_auroc"] == document["values"]["m2_auroc"]
 
 
@@ -376,7 +400,8 @@ def test_keys_of_a_gmm_file():
     document = evaluate_json([run], "gmm", "far", {})
     check(document["values"], "m1", *(run[name]["log_density"].logsumexp(1).numpy() for name in ("test", "far")), "in")
     check(document["values"], "m2", *(entropy(softmax(run[name]["log_density"])) for name in ("test", "far")), "out")
-    assert all(document["values"][f"t_{key}"] == document["values"][key] for key in ("m1_auroc", "m1_auprc", "m2_auroc", "m2_auprc"))
+    assert all(document["values"][f"t_{key}"] == document["values"][key]
+               for key in ("m1_auroc", "m1_auprc", "m2_auroc", "m2_auprc"))
     plain = evaluate_json([run], "softmax", "far", {})
     assert all(plain["mean"][key] == document["mean"][key] for key in ("accuracy", "ece", "t_ece"))
     explicit = document["explicit"]["DDU"]["mean"]
@@ -386,7 +411,8 @@ def test_keys_of_a_gmm_file():
 
 def test_densities_beyond_exp_are_told_apart():
     run = said(1)
-    for name, level in (("test", 1900.0), ("far", -2.8e16)): run[name]["log_density"] = run[name]["log_density"] * 0 + level
+    for name, level in (("test", 1900.0), ("far", -2.8e16)):
+        run[name]["log_density"] = run[name]["log_density"] * 0 + level
     assert evaluate_json([run], "gmm", "far", {})["mean"]["m1_auroc"] == 1.0
 
 
@@ -407,7 +433,8 @@ def test_an_ensemble_needs_members():
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path):
     path = write_json(tmp_path / "a.json", {"a": None})
-    for wrong in ({"a": math.inf}, {"a": math.nan}, {"a": torch.ones(1)}): assert "strict JSON" in refusal(lambda: write_json(path, wrong))
+    for wrong in ({"a": math.inf}, {"a": math.nan}, {"a": torch.ones(1)}):
+        assert "strict JSON" in refusal(lambda: write_json(path, wrong))
     assert json.loads(path.read_text()) == {"a": None} and [p.name for p in tmp_path.iterdir()] == ["a.json"]
 
 
@@ -430,8 +457,11 @@ def test_a_tree_of_checkpoints_becomes_a_result_file(tmp_path):
     assert path.name == "res_lenet_1_softmax_mnist_fashion-mnist.json"
     assert document["mean"]["accuracy"] > 0.8 and document["mean"]["m2_auroc"] > 0.7
     info = document["info"]
-    assert {key: info[key] for key in ("seed", "dataset", "ood_dataset", "model", "runs", "sn", "coeff", "mod", "ensemble", "model_type")} == {
-        "seed": 1, "dataset": "mnist", "ood_dataset": "fashion-mnist", "model": "lenet", "runs": 2, "sn": False, "coeff": 3.0, "mod": False, "ensemble": 5, "model_type": "softmax"}
+    assert {key: info[key]
+            for key in ("seed", "dataset", "ood_dataset", "model", "runs", "sn", "coeff", "mod", "ensemble",
+                        "model_type")} == {
+        "seed": 1, "dataset": "mnist", "ood_dataset": "fashion-mnist", "model": "lenet", "runs": 2, "sn": False,
+        "coeff": 3.0, "mod": False, "ensemble": 5, "model_type": "softmax"}
     networks = [row[0] for row in info["provenance"]["networks"]]
     assert [n["seed"] for n in networks] == [1, 2] and all(0.1 < n["temperature"] < 10 for n in networks)
     assert len({n["validation_sha256"] for n in networks}) == len({n["sha256"] for n in networks}) == 2
@@ -439,12 +469,15 @@ def test_a_tree_of_checkpoints_becomes_a_result_file(tmp_path):
 
 
 def test_a_missing_run_stops_the_evaluation(tmp_path):
-    assert "a checkpoint is missing" in refusal(lambda: evaluate(tmp_path, seed=1, model="lenet", dataset="mnist", ood="fashion-mnist"))
+    assert "a checkpoint is missing" in refusal(lambda: evaluate(tmp_path, seed=1, model="lenet", dataset="mnist",
+                                                                 ood="fashion-mnist"))
 
 
 @pytest.mark.parametrize("changes, fragment", [
-    (dict(model="resnet34"), "model must be one of"), (dict(model_type="energy"), "model_type must be one of"), (dict(dataset="cifar"), "dataset must be one of"),
-    (dict(ood="cifar10"), "ood must be another set"), (dict(ensemble=6, model_type="ensemble"), "ensemble must be between"),
+    (dict(model="resnet34"), "model must be one of"), (dict(model_type="energy"), "model_type must be one of"),
+    (dict(dataset="cifar"), "dataset must be one of"),
+    (dict(ood="cifar10"), "ood must be another set"),
+    (dict(ensemble=6, model_type="ensemble"), "ensemble must be between"),
 ])
 def test_unknown_words_are_refused_before_anything_is_read(tmp_path, changes, fragment):
     assert fragment in refusal(lambda: evaluate(tmp_path, **{"seed": 1, **changes}))

@@ -14,7 +14,8 @@ from torch.nn import functional as F
 
 from uncpaper.diffusion import Ancestral, last, sample
 from uncpaper.papers.eiv import quality
-from uncpaper.originals.eiv_files import (CLASSIFIER, DDPM, DIFFUSION, HEADS, METHODS, PREDICTIVES, SETS, ZETAS, Predictives, Tree, read_classifier, read_denoiser, read_predictives,
+from uncpaper.originals.eiv_files import (CLASSIFIER, DDPM, DIFFUSION, HEADS, METHODS, PREDICTIVES, SETS, ZETAS,
+                                          Predictives, Tree, read_classifier, read_denoiser, read_predictives,
                                              read_saved, read_zetas, write_predictives, write_zetas)
 
 # The original's U-Net, as functions of its tensors by name
@@ -52,19 +53,23 @@ class Shapes(dict):
 
     def block(self, c, out):
         skip = {} if c == out else {"NIN_0__W": (c, out), "NIN_0__b": (out,)}
-        self.add(GroupNorm_0__weight=(c,), GroupNorm_0__bias=(c,), Conv_0__weight=(out, c, 3, 3), Conv_0__bias=(out,), Dense_0__weight=(out, 4 * self.a.nf), Dense_0__bias=(out,),
-                 GroupNorm_1__weight=(out,), GroupNorm_1__bias=(out,), Conv_1__weight=(out, out, 3, 3), Conv_1__bias=(out,), **skip)
+        self.add(GroupNorm_0__weight=(c,), GroupNorm_0__bias=(c,), Conv_0__weight=(out, c, 3, 3), Conv_0__bias=(out,),
+                 Dense_0__weight=(out, 4 * self.a.nf), Dense_0__bias=(out,),
+                 GroupNorm_1__weight=(out,), GroupNorm_1__bias=(out,), Conv_1__weight=(out, out, 3, 3),
+                 Conv_1__bias=(out,), **skip)
         return out
 
     def attention(self, c):
-        self.add(GroupNorm_0__weight=(c,), GroupNorm_0__bias=(c,), **{f"NIN_{i}__{leaf}": (c, c)[: 2 - (leaf == "b")] for i in range(4) for leaf in "Wb"})
+        self.add(GroupNorm_0__weight=(c,), GroupNorm_0__bias=(c,),
+                 **{f"NIN_{i}__{leaf}": (c, c)[: 2 - (leaf == "b")] for i in range(4) for leaf in "Wb"})
 
     def conv(self, c): self.add(Conv_0__weight=(c, c, 3, 3), Conv_0__bias=(c,))
 
 
 def state_of(shapes, seed=0):
     g = torch.Generator().manual_seed(seed)
-    return {name: torch.randn(shape, generator=g) / max(1, math.prod(shape) / shape[0]) ** 0.5 for name, shape in shapes.items()}
+    return {name: torch.randn(shape, generator=g) / max(1, math.prod(shape) / shape[0]) ** 0.5 for name,
+            shape in shapes.items()}
 
 
 class Equations:
@@ -111,7 +116,8 @@ class Equations:
             if h.shape[-1] in self.a.attn_resolutions: h = self.attention(h)
             if level < len(self.a.dim_mults) - 1:
                 p = self.next()
-                h = F.conv2d(h.repeat_interleave(2, 2).repeat_interleave(2, 3), p["Conv_0.weight"], p["Conv_0.bias"], padding=1)
+                h = F.conv2d(h.repeat_interleave(2, 2).repeat_interleave(2, 3), p["Conv_0.weight"], p["Conv_0.bias"],
+                             padding=1)
         norm, exit = self.next(), self.next()
         return F.conv2d(F.silu(self.norm(h, norm)), **exit, padding=1)
 
@@ -121,7 +127,8 @@ def saved_denoiser(path, state, ema=None, **changes):
     optimiser = torch.optim.Adam([nn.Parameter(torch.ones(2))], lr=1e-4)
     optimiser.param_groups[0]["lr"] = 2e-4 * np.minimum(3 / 5000, 1.0)
     assert isinstance(optimiser.param_groups[0]["lr"], np.float64)
-    torch.save({"step": 3, "model": "ddpm", "state_dict": state, "state_dict_ema": {"decay": 0.9999, "n_update": 4, "ema_params": list((ema or state).values())},
+    torch.save({"step": 3, "model": "ddpm", "state_dict": state,
+                "state_dict_ema": {"decay": 0.9999, "n_update": 4, "ema_params": list((ema or state).values())},
                 "optimizer": optimiser.state_dict(), "loss_train": 0.03, "fid_test": np.nan, **changes}, path)
     return path
 
@@ -152,12 +159,14 @@ def test_a_denoiser_of_the_published_size(tmp_path):
     state = state_of(shapes)
     denoiser = read_denoiser(saved_denoiser(tmp_path / "cifar10_model.pth.tar", state), "cifar10", "raw")
     x, t = torch.randn(1, 3, 32, 32), torch.tensor([120.0])
-    with torch.inference_mode(): torch.testing.assert_close(denoiser.network(x, t), Equations(state, DDPM())(x, t), rtol=1e-3, atol=1e-3)
+    with torch.inference_mode():
+        torch.testing.assert_close(denoiser.network(x, t), Equations(state, DDPM())(x, t), rtol=1e-3, atol=1e-3)
 
 
 def test_a_denoiser_draws_pictures_and_keeps_dropout_where_asked(tmp_path):
     path = saved_denoiser(tmp_path / "a.pth.tar", state_of(Shapes(1, TINY)))
-    pictures = last(sample(read_denoiser(path, "mnist", architecture=TINY), torch.randn(2, 1, 16, 16), 3, Ancestral(), seeds=[0, 1]))
+    pictures = last(sample(read_denoiser(path, "mnist", architecture=TINY), torch.randn(2, 1, 16, 16), 3, Ancestral(),
+                           seeds=[0, 1]))
     assert pictures.shape == (2, 1, 16, 16) and pictures.isfinite().all()
     noisy = read_denoiser(path, "mnist", mode="train", architecture=TINY).network
     x, t = torch.randn(1, 1, 16, 16), torch.tensor([5.0])
@@ -166,9 +175,12 @@ def test_a_denoiser_draws_pictures_and_keeps_dropout_where_asked(tmp_path):
 
 
 @pytest.mark.parametrize("changes, arguments, fragment", [
-    (dict(model="unet"), {}, "model of"), (dict(model="mlp"), {}, "must be ddpm, got 'mlp'"), ({}, dict(weights="best"), "weights must be ema or raw"),
-    ({}, dict(mode="test"), "must be eval or train"), ({}, dict(schedule="logarithmic"), "must be linear or cosine"), ({}, dict(data="svhn"), "data must be one of mnist, cifar10, cifar100"),
-    (dict(state_dict_ema={"decay": 0.9999, "n_update": 4, "ema_params": []}), {}, "must have a list ema_params of"), ({}, dict(data="cifar10"), "all_modules.2.weight of"),
+    (dict(model="unet"), {}, "model of"), (dict(model="mlp"), {}, "must be ddpm, got 'mlp'"),
+    ({}, dict(weights="best"), "weights must be ema or raw"),
+    ({}, dict(mode="test"), "must be eval or train"), ({}, dict(schedule="logarithmic"), "must be linear or cosine"),
+    ({}, dict(data="svhn"), "data must be one of mnist, cifar10, cifar100"),
+    (dict(state_dict_ema={"decay": 0.9999, "n_update": 4, "ema_params": []}), {}, "must have a list ema_params of"),
+    ({}, dict(data="cifar10"), "all_modules.2.weight of"),
     ({}, dict(architecture=DDPM()), "missing, the first all_modules."),
 ])
 def test_a_denoiser_that_does_not_fit_is_refused(tmp_path, changes, arguments, fragment):
@@ -177,8 +189,10 @@ def test_a_denoiser_that_does_not_fit_is_refused(tmp_path, changes, arguments, f
 
 
 @pytest.mark.parametrize("change, fragment", [
-    (lambda s: s.pop("all_modules.0.bias"), "1 missing, the first all_modules.0.bias"), (lambda s: s.update({"sigmas": torch.ones(3)}), "1 too many, the first sigmas"),
-    (lambda s: s.update({"all_modules.0.weight": torch.ones(128, 16)}), "all_modules.0.weight of"), (lambda s: s.update({"all_modules.0.weight": torch.ones(128, 16)}), "must have shape (128, 32), got (128, 16)"),
+    (lambda s: s.pop("all_modules.0.bias"), "1 missing, the first all_modules.0.bias"),
+    (lambda s: s.update({"sigmas": torch.ones(3)}), "1 too many, the first sigmas"),
+    (lambda s: s.update({"all_modules.0.weight": torch.ones(128, 16)}), "all_modules.0.weight of"),
+    (lambda s: s.update({"all_modules.0.weight": torch.ones(128, 16)}), "must have shape (128, 32), got (128, 16)"),
 ])
 def test_tensors_are_named(tmp_path, change, fragment):
     state = state_of(Shapes(1, TINY))
@@ -190,17 +204,22 @@ def test_tensors_are_named(tmp_path, change, fragment):
 # Classifiers
 
 def block(channels, width, pool=False):
-    return nn.Sequential(nn.Conv2d(channels, width, 3, padding=1), nn.BatchNorm2d(width, track_running_stats=False), nn.ReLU(), *[nn.MaxPool2d(2)] * pool)
+    return nn.Sequential(nn.Conv2d(channels, width, 3, padding=1), nn.BatchNorm2d(width, track_running_stats=False),
+                         nn.ReLU(), *[nn.MaxPool2d(2)] * pool)
 
 
 class ResNet9(nn.Module):
     "The layers under the names that the original's files have."
     def __init__(self, channels, classes, dropout):
         super().__init__()
-        self.conv1, self.conv2, self.res1 = block(channels, 64), block(64, 128, True), nn.Sequential(block(128, 128), block(128, 128))
-        self.conv3, self.conv4, self.res2 = block(128, 256, True), block(256, 512, True), nn.Sequential(block(512, 512), block(512, 512))
+        self.conv1, self.conv2, self.res1 = block(channels, 64), block(64, 128,
+                                                                       True), nn.Sequential(block(128, 128), block(128, 128))
+        self.conv3, self.conv4, self.res2 = block(128, 256, True), block(256, 512,
+                                                                         True), nn.Sequential(block(512, 512), block(512, 512))
         self.dropout = dropout
-        if dropout: self.linear, self.classifier = nn.Sequential(nn.Flatten(), nn.Dropout(), nn.Linear(2048, 512)), nn.Sequential(nn.Dropout(), nn.Linear(512, classes))
+        if dropout:
+            self.linear, self.classifier = nn.Sequential(nn.Flatten(), nn.Dropout(),
+                                                         nn.Linear(2048, 512)), nn.Sequential(nn.Dropout(), nn.Linear(512, classes))
         else: self.classifier = nn.Sequential(nn.MaxPool2d(4), nn.Flatten(), nn.Linear(512, classes))
 
     def forward(self, x):
@@ -214,17 +233,22 @@ class MLP(nn.Module):
     def __init__(self):
         super().__init__()
         sizes = [1024, 1024, 1024, 10]
-        self.mlp = nn.Sequential(*[layer for i, o in zip(sizes, sizes[1:]) for layer in (nn.Dropout(), nn.Linear(i, o), nn.ReLU())][:-1])
+        self.mlp = nn.Sequential(*[layer for i,
+                                   o in zip(sizes, sizes[1:])
+                                   for layer in (nn.Dropout(), nn.Linear(i, o), nn.ReLU())][:-1])
 
     def forward(self, x): return self.mlp(x.flatten(1))
 
 
 def saved_classifier(path, name, state, **changes):
-    torch.save({"epoch": 99, "n_zeta": 5, "timestep": 120, "model": name, "state_dict": state, "optimizer": {"state": {}, "param_groups": []}, **changes}, path)
+    torch.save({"epoch": 99, "n_zeta": 5, "timestep": 120, "model": name, "state_dict": state,
+                "optimizer": {"state": {}, "param_groups": []}, **changes}, path)
     return path
 
 
-@pytest.mark.parametrize("name, data", [("resnet9_dropout", "cifar10"), ("resnet9_dropout", "mnist"), ("resnet9", "cifar100"), ("mlp", "mnist")])
+@pytest.mark.parametrize("name, data",
+                         [("resnet9_dropout", "cifar10"), ("resnet9_dropout", "mnist"), ("resnet9", "cifar100"),
+                          ("mlp", "mnist")])
 def test_a_classifier_says_what_the_original_says(tmp_path, name, data):
     torch.manual_seed(0)
     known = SETS[data]
@@ -233,17 +257,21 @@ def test_a_classifier_says_what_the_original_says(tmp_path, name, data):
         if p.ndim == 1: nn.init.normal_(p, 0.5, 0.3)
     ours = read_classifier(saved_classifier(tmp_path / "120a0099.pth.tar", name, theirs.state_dict()), data)
     x = torch.rand(6, known.channels, 32, 32) * 2 - 1
-    seen = ((x + 1) / 2 - torch.tensor(known.mean).view(-1, 1, 1)) / torch.tensor(known.std).view(-1, 1, 1)
+    seen = ((x + 1) / 2 - torch.tensor(known.look.mean).view(-1, 1, 1)) / torch.tensor(known.look.std).view(-1, 1, 1)
     with torch.inference_mode():
         torch.testing.assert_close(ours(x), theirs(seen), rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(ours(x.view(3, 2, *x.shape[1:])).flatten(0, 1), theirs(seen), rtol=1e-4, atol=1e-4)
-        if name != "mlp": assert not ours(x[:3]).allclose(ours(x)[:3], atol=1e-3)  # the batch counts, as in the original
+        if name != "mlp":
+            assert not ours(x[:3]).allclose(ours(x)[:3], atol=1e-3)  # the batch counts, as in the original
     assert not ours.training and ours.train()(x).shape == (6, known.classes)
 
 
 @pytest.mark.parametrize("changes, data, fragment", [
-    (dict(model="vit_s"), "cifar10", "model must be one of resnet9_dropout, resnet9, mlp; got 'vit_s'"), (dict(model="resnet9"), "cifar10", "missing, the first classifier.2.bias"),
-    (dict(model="mlp"), "cifar10", "must be for 1 channel and 10 classes"), ({}, "cifar100", "must have shape (100, 512), got (10, 512)"), ({}, "mnist", "must have shape (64, 1, 3, 3), got (64, 3, 3, 3)"),
+    (dict(model="vit_s"), "cifar10", "model must be one of resnet9_dropout, resnet9, mlp; got 'vit_s'"),
+    (dict(model="resnet9"), "cifar10", "missing, the first classifier.2.bias"),
+    (dict(model="mlp"), "cifar10", "must be for 1 channel and 10 classes"),
+    ({}, "cifar100", "must have shape (100, 512), got (10, 512)"),
+    ({}, "mnist", "must have shape (64, 1, 3, 3), got (64, 3, 3, 3)"),
     (dict(state_dict={}), "cifar10", "missing"),
 ])
 def test_a_classifier_that_does_not_fit_is_refused(tmp_path, changes, data, fragment):
@@ -265,10 +293,13 @@ class Trap:
 
 
 @pytest.mark.parametrize("write", [
-    lambda value, path: torch.save(value, path), lambda value, path: torch.save(value, path, _use_new_zipfile_serialization=False), lambda value, path: path.write_bytes(pickle.dumps(value)),
+    lambda value, path: torch.save(value, path), lambda value,
+    path: torch.save(value, path, _use_new_zipfile_serialization=False), lambda value,
+    path: path.write_bytes(pickle.dumps(value)),
 ])
 def test_a_checkpoint_that_acts_is_refused_and_does_not_act(tmp_path, write):
-    write({"step": 1, "model": "ddpm", "state_dict": {"a": Trap(tmp_path / "sprung")}, "state_dict_ema": {}}, tmp_path / "a")
+    write({"step": 1, "model": "ddpm", "state_dict": {"a": Trap(tmp_path / "sprung")}, "state_dict_ema": {}},
+          tmp_path / "a")
     assert "nothing in it was run" in refusal(lambda: read_saved(tmp_path / "a", DIFFUSION))
     assert not (tmp_path / "sprung").exists()
 
@@ -282,7 +313,8 @@ def test_a_numpy_object_is_no_way_in(tmp_path):
 def test_numpy_numbers_of_old_and_new_are_read(tmp_path):
     torch.save({"lr": np.float64(2e-4)}, tmp_path / "new")
     assert read_saved(tmp_path / "new", ["lr"])["lr"] == 2e-4
-    old = pickle.dumps({"lr": np.float64(2e-4)}, protocol=2).replace(b"numpy._core.multiarray", b"numpy.core.multiarray")
+    old = pickle.dumps({"lr": np.float64(2e-4)}, protocol=2).replace(b"numpy._core.multiarray",
+                                                                     b"numpy.core.multiarray")
     assert b"numpy.core.multiarray" in old
     archive = torch.PyTorchFileWriter(str(tmp_path / "old"))
     archive.write_record("data.pkl", old, len(old))
@@ -317,13 +349,19 @@ def test_zetas_are_the_originals_layout(tmp_path):
     assert found.x.shape == (4, 5, 3, 32, 32) and found.x.dtype == torch.uint8 and found.y.tolist() == [6, 9, 9, 4]
     assert found.x[1, 2, 0, 3, 4] == data[1, 2, 3, 4, 0]
     again = np.load(write_zetas(tmp_path / "again.npz", *found))
-    assert set(again) == set(ZETAS) and np.array_equal(again["data"], data) and np.array_equal(again["Y"], y) and again["data"].dtype == np.uint8
+    assert set(again) == set(ZETAS) and np.array_equal(again["data"],
+                                                       data) and np.array_equal(again["Y"], y) and again["data"].dtype == np.uint8
 
 
 @pytest.mark.parametrize("arrays, fragment", [
-    (dict(data=np.zeros((2, 5, 4, 4, 3), np.uint8)), "must have an array Y of shape (pictures); it has data"), (dict(Y=np.arange(2)), "must have an array data of shape (pictures, K, height, width, channels)"),
-    (dict(data=np.zeros((2, 4, 4, 3), np.uint8), Y=np.arange(2)), "data of"), (dict(data=np.zeros((2, 5, 4, 4, 3)), Y=np.arange(2)), "must be uint8, shape (pictures, K, height, width, channels); got float64, shape (2, 5, 4, 4, 3)"),
-    (dict(data=np.zeros((2, 5, 4, 4, 3), np.uint8), Y=np.arange(3)), "must be integer, shape (2); got int64, shape (3,)"), (dict(data=np.zeros((2, 5, 4, 4, 3), np.uint8), Y=np.ones(2)), "must be integer"),
+    (dict(data=np.zeros((2, 5, 4, 4, 3), np.uint8)), "must have an array Y of shape (pictures); it has data"),
+    (dict(Y=np.arange(2)), "must have an array data of shape (pictures, K, height, width, channels)"),
+    (dict(data=np.zeros((2, 4, 4, 3), np.uint8), Y=np.arange(2)), "data of"),
+    (dict(data=np.zeros((2, 5, 4, 4, 3)), Y=np.arange(2)),
+     "must be uint8, shape (pictures, K, height, width, channels); got float64, shape (2, 5, 4, 4, 3)"),
+    (dict(data=np.zeros((2, 5, 4, 4, 3), np.uint8), Y=np.arange(3)),
+     "must be integer, shape (2); got int64, shape (3,)"),
+     (dict(data=np.zeros((2, 5, 4, 4, 3), np.uint8), Y=np.ones(2)), "must be integer"),
     (dict(data=np.array([None]), Y=np.arange(2)), "nothing in it was run"), ({}, "it has none"),
 ])
 def test_zetas_that_do_not_fit_are_refused(tmp_path, arrays, fragment):
@@ -342,22 +380,27 @@ def random_predictives(n, draws, K, classes, seed=0):
 def test_predictives_are_the_originals_layout(tmp_path):
     said = random_predictives(7, 3, 2, 10)
     labels = said.labels.numpy()
-    np.savez(tmp_path / "a.npz", Y_hat_zeta=said.zeta, Y_hat_zeta_mean=said.zeta_mean, Y_hat_x=said.x, Y_zeta=labels, Y_zeta_mean=labels, Y_x=labels)
+    np.savez(tmp_path / "a.npz", Y_hat_zeta=said.zeta, Y_hat_zeta_mean=said.zeta_mean, Y_hat_x=said.x, Y_zeta=labels,
+             Y_zeta_mean=labels, Y_x=labels)
     found = read_predictives(tmp_path / "a.npz")
     assert all(a.equal(b) for a, b in zip(found, said))
     again = np.load(write_predictives(tmp_path / "deep" / "b.npz", found))
     assert list(again) == list(PREDICTIVES) and {key: again[key].shape for key in again} == {
-        "Y_hat_zeta": (7, 3, 2, 10), "Y_hat_zeta_mean": (7, 3, 1, 10), "Y_hat_x": (7, 3, 10), "Y_zeta": (7,), "Y_zeta_mean": (7,), "Y_x": (7,)}
+        "Y_hat_zeta": (7, 3, 2, 10), "Y_hat_zeta_mean": (7, 3, 1, 10), "Y_hat_x": (7, 3, 10), "Y_zeta": (7,),
+        "Y_zeta_mean": (7,), "Y_x": (7,)}
     assert {p.name for p in (tmp_path / "deep").iterdir()} == {"b.npz"}
 
 
 @settings(max_examples=15, deadline=None)
-@given(n=st.integers(1, 30), draws=st.integers(1, 4), K=st.integers(1, 4), classes=st.integers(2, 12), seed=st.integers(0, 10))
+@given(n=st.integers(1, 30), draws=st.integers(1, 4), K=st.integers(1, 4), classes=st.integers(2, 12),
+       seed=st.integers(0, 10))
 def test_quality_is_that_of_the_averaged_probabilities(n, draws, K, classes, seed):
     said = random_predictives(n, draws, K, classes, seed)
     table = said.quality()
     assert list(table.index) == list(METHODS)
-    for name, p in zip(METHODS, (said.zeta.double().mean((1, 2)), said.zeta_mean.double().mean((1, 2)), said.x.double().mean(1))):
+    for name, p in zip(METHODS,
+                       (said.zeta.double().mean((1, 2)), said.zeta_mean.double().mean((1, 2)),
+                        said.x.double().mean(1))):
         log = torch.log(said.zeta.double()).logsumexp((1, 2)) - math.log(draws * K)  # the original's way to the same mean
         if name == "EiV": torch.testing.assert_close(log.exp(), p)
         true = p[torch.arange(n), said.labels]
@@ -370,14 +413,20 @@ def test_calibration_error_by_hand():
     sure = torch.tensor([[0.9, 0.1]]).repeat(10, 1)
     said = Predictives(sure[:, None, None], sure[:, None, None], sure[:, None], torch.tensor([0] * 7 + [1] * 3))
     for name, q in said.quality().iterrows():
-        assert q.to_dict() == pytest.approx({"accuracy": 0.7, "nll": -(0.7 * math.log(0.9) + 0.3 * math.log(0.1)), "ece": 0.2}, abs=1e-6), name
+        assert q.to_dict() == pytest.approx({"accuracy": 0.7, "nll": -(0.7 * math.log(0.9) + 0.3 * math.log(0.1)),
+                                             "ece": 0.2}, abs=1e-6), name
 
 
 @pytest.mark.parametrize("change, fragment", [
-    (lambda a: a.pop("Y_hat_x"), "must have an array Y_hat_x of shape (pictures, n_theta, classes)"), (lambda a: a.update(Y_hat_zeta_mean=a["Y_hat_zeta"]), "Y_hat_zeta_mean of"),
-    (lambda a: a.update(Y_hat_zeta_mean=a["Y_hat_zeta"]), "shape (7, 3, 1, 10)"), (lambda a: a.update(Y_x=a["Y_x"][::-1].copy()), "Y_x of"), (lambda a: a.update(Y_hat_x=np.log(a["Y_hat_x"])), "must be probabilities"),
-    (lambda a: a.update(Y_hat_x=a["Y_hat_x"][..., :9]), "shape (7, 3, 10); got float32, shape (7, 3, 9)"), (lambda a: a.update({k: a[k] + 10 for k in ("Y_zeta", "Y_zeta_mean", "Y_x")}), "classes from 0 to 9"),
-    (lambda a: a.update(Y_zeta=a["Y_zeta"].astype(float)), "Y_zeta of"), (lambda a: a.update(Y_hat_zeta=a["Y_hat_zeta"] * np.nan), "must be probabilities"),
+    (lambda a: a.pop("Y_hat_x"), "must have an array Y_hat_x of shape (pictures, n_theta, classes)"),
+    (lambda a: a.update(Y_hat_zeta_mean=a["Y_hat_zeta"]), "Y_hat_zeta_mean of"),
+    (lambda a: a.update(Y_hat_zeta_mean=a["Y_hat_zeta"]), "shape (7, 3, 1, 10)"),
+    (lambda a: a.update(Y_x=a["Y_x"][::-1].copy()), "Y_x of"),
+    (lambda a: a.update(Y_hat_x=np.log(a["Y_hat_x"])), "must be probabilities"),
+    (lambda a: a.update(Y_hat_x=a["Y_hat_x"][..., :9]), "shape (7, 3, 10); got float32, shape (7, 3, 9)"),
+    (lambda a: a.update({k: a[k] + 10 for k in ("Y_zeta", "Y_zeta_mean", "Y_x")}), "classes from 0 to 9"),
+    (lambda a: a.update(Y_zeta=a["Y_zeta"].astype(float)), "Y_zeta of"),
+    (lambda a: a.update(Y_hat_zeta=a["Y_hat_zeta"] * np.nan), "must be probabilities"),
 ])
 def test_predictives_that_do_not_fit_are_refused(tmp_path, change, fragment):
     write_predictives(tmp_path / "a.npz", random_predictives(7, 3, 2, 10))
@@ -390,8 +439,11 @@ def test_predictives_that_do_not_fit_are_refused(tmp_path, change, fragment):
 def test_nothing_is_written_that_could_not_be_read(tmp_path):
     said = random_predictives(7, 3, 2, 10)
     path = write_predictives(tmp_path / "a.npz", said)
-    for wrong in (said._replace(x=said.x * 2), said._replace(labels=said.labels[:3]), said._replace(zeta=said.zeta[:, :2])): refusal(lambda: write_predictives(path, wrong))
-    assert all(a.equal(b) for a, b in zip(read_predictives(path), said)) and [p.name for p in tmp_path.iterdir()] == ["a.npz"]
+    for wrong in (said._replace(x=said.x * 2), said._replace(labels=said.labels[:3]),
+                  said._replace(zeta=said.zeta[:, :2])):
+        refusal(lambda: write_predictives(path, wrong))
+    assert all(a.equal(b) for a,
+               b in zip(read_predictives(path), said)) and [p.name for p in tmp_path.iterdir()] == ["a.npz"]
 
 
 # Where files are
@@ -402,6 +454,8 @@ def test_the_tree_is_the_originals():
     assert str(tree.zetas("test", 120, 50)) == "data/test/cifar10t120n_zeta50.npz"
     folders = {"EiV": "n_zeta5", "AIV": "n_zeta5mean", "non-EiV": "n_zeta0"}
     for method, folder in folders.items():
-        assert str(tree.classifier(method, 30)) == f"results_pred/cifar10/resnet9_dropoutddpm/{folder}/seed1/checkpoints/30cifar100099.pth.tar"
-    assert str(Tree("", "mnist", 3, 20, 10, "mlp").predictives(1, 7, 9)) == "results_pred/mnist/mlpddpm/n_zeta20/seed3/mnist_n_theta7_n_zeta9_t1seed3.npz"
+        assert str(tree.classifier(method,
+                                   30)) == f"results_pred/cifar10/resnet9_dropoutddpm/{folder}/seed1/checkpoints/30cifar100099.pth.tar"
+    assert str(Tree("", "mnist", 3, 20, 10,
+                    "mlp").predictives(1, 7, 9)) == "results_pred/mnist/mlpddpm/n_zeta20/seed3/mnist_n_theta7_n_zeta9_t1seed3.npz"
     assert "method must be one of EiV, AIV, non-EiV" in refusal(lambda: tree.runs("BIV"))

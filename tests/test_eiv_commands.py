@@ -382,8 +382,8 @@ def called(translation):
     "What the call gives to each reader."
     readers = {name: Mock() for name in ("read_denoiser", "read_classifier", "read_predictives")}
     eval(translation.call, {"Tree": Tree, **readers})
-    return {name: [(c.args, c.kwargs) for c in reader.call_args_list] for name,
-            reader in readers.items() if reader.called}
+    return {name: [(c.args, c.kwargs) for c in reader.call_args_list]
+            for name, reader in readers.items() if reader.called}
 
 
 def test_calls_read_what_the_original_read():

@@ -4,20 +4,18 @@
 
 # %% auto #0
 __all__ = ['ARCHITECTURES', 'LAYOUTS', 'MEASURES', 'KEYS', 'SETS', 'AL_TYPES', 'stem', 'seeded', 'checkpoint_name', 'Checkpoint',
-           'find_checkpoints', 'existing', 'read_tensors', 'Layout', 'original_names', 'read_checkpoint', 'check_names',
-           'in_shape', 'Measure', 'measured', 'run_values', 'explicit_values', 'summary', 'evaluate_json',
-           'result_name', 'write_json', 'scored', 'logits_of', 'provenance', 'split_digest', 'evaluate', 'switches',
-           'check_evaluation', 'accuracies', 'ambiguous_shares', 'ambiguous_entropies', 'entropies_so_far',
-           'file_names', 'write_files']
+           'find_checkpoints', 'read_tensors', 'Layout', 'original_names', 'read_checkpoint', 'in_shape', 'Measure',
+           'measured', 'run_values', 'explicit_values', 'summary', 'evaluate_json', 'result_name', 'write_json',
+           'scored', 'logits_of', 'file_provenance', 'split_digest', 'evaluate', 'switches', 'check_evaluation',
+           'accuracies', 'ambiguous_shares', 'ambiguous_entropies', 'entropies_so_far', 'file_names', 'write_files']
 
-# %% ../../nbs/originals/ddu_files.ipynb #f5e7e8fd
+# %% ../../nbs/originals/ddu_files.ipynb #231620b6
 import hashlib
 import json
-import os
 import platform
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
@@ -27,19 +25,21 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from ..checks import one_of
+from ..checks import one_of, within
 from ..data import Split, digest, sha256
 from ..density import GaussianDiscriminant
-from ..ensembles import mutual_information, predictive_entropy
-from ..metrics import energy, fit_temperature, softmax_entropy
+from ..metrics import fit_temperature, softmax_entropy
 from ..models.classifiers import Classifier
-from ..papers.ddu import Network, Task, calibration, detection, jitter_report, outputs, readings, split_apart
+from .files import check_names, read_torch, written_whole
+from ..papers.ddu import (ENSEMBLE, SINGLE, Network, Task, calibration, detection, jitter_report, outputs,
+                                 readings, split_apart)
 from ..papers.ddu import task as learn
 from ..papers.ddu.acquisition import Acquire
 from ..pictures import COLOURED, Pictures, Source
 
-# %% ../../nbs/originals/ddu_files.ipynb #1a925790
-ARCHITECTURES = {"lenet": "lenet", "vgg16": "vgg16", "resnet18": "resnet18", "resnet50": "resnet50", "wide_resnet": "wide_resnet_28_10"}
+# %% ../../nbs/originals/ddu_files.ipynb #e4856664
+ARCHITECTURES = {"lenet": "lenet", "vgg16": "vgg16", "resnet18": "resnet18", "resnet50": "resnet50",
+                 "wide_resnet": "wide_resnet_28_10"}
 "The original's name of a network -> ours."
 
 def stem(
@@ -49,18 +49,29 @@ def stem(
     modified: bool = False,              # leaky ReLU, averaging shortcuts
 ) -> str:
     "What the names of all files of a network begin with. Raises ValueError for an unknown network."
-    if model not in ARCHITECTURES: raise ValueError(f"model must be one of {', '.join(ARCHITECTURES)}; got {model!r}")
-    return seeded(model, seed, spectral_norm, modified)
+    return seeded(one_of("model", model, ARCHITECTURES), seed, spectral_norm, modified)
 
-def seeded(model: str, seed: int, spectral_norm: float | None, modified: bool) -> str:
+def seeded(
+    model: str,                    # of any name
+    seed: int,
+    spectral_norm: float | None,   # its coefficient; None: no normalisation
+    modified: bool,
+) -> str:
     "A network's name, its variant and its seed, as the original joins them."
     normalised = "" if spectral_norm is None else f"_sn_{float(spectral_norm)}"
     return f"{model}{normalised}{'_mod' * modified}_{seed}"
 
-def checkpoint_name(model: str, seed: int, epoch: int = 350, spectral_norm: float | None = None, modified: bool = False) -> str:
+def checkpoint_name(
+    model: str,                          # a key of ARCHITECTURES
+    seed: int,
+    epoch: int = 350,                    # after which it was saved
+    spectral_norm: float | None = None,  # its coefficient; None: no normalisation
+    modified: bool = False,
+) -> str:
     "The name of a checkpoint's file. Raises ValueError for an unknown network."
     return f"{stem(model, seed, spectral_norm, modified)}_{epoch}.model"
 
+# %% ../../nbs/originals/ddu_files.ipynb #c2f73db7
 class Checkpoint(NamedTuple):
     "A file with a network's weights."
     path: Path
@@ -76,31 +87,30 @@ def find_checkpoints(
     modified: bool = False,              # False for an ensemble
     epoch: int = 350,
 ) -> list[list[Checkpoint]]:             # (run, member)
-    "The checkpoints of a tree. Raises ValueError when a file is missing, or for an ensemble of more than 5 or of another than plain networks."
-    if not 1 <= ensemble <= 5: raise ValueError(f"ensemble must be between 1 and 5, got {ensemble}")
-    if ensemble > 1 and (spectral_norm is not None or modified): raise ValueError("an ensemble's members must be plain: spectral_norm None and modified False")
-    seeds = [[seed + run * (5 if ensemble > 1 else 1) + member for member in range(ensemble)] for run in range(runs)]
-    return [[existing(Path(folder) / f"Run{run + 1}" / checkpoint_name(model, s, epoch, spectral_norm, modified), s) for s in row] for run, row in enumerate(seeds)]
+    "The checkpoints of a tree. Raises ValueError for a missing file, and for an ensemble above 5 or not of plain ones."
+    within("ensemble", ensemble, 1, 5)
+    if ensemble > 1 and (spectral_norm is not None or modified):
+        raise ValueError("an ensemble's members must be plain: spectral_norm None and modified False")
 
-def existing(path: Path, seed: int) -> Checkpoint:
-    "The checkpoint, if its file is there."
-    if not path.is_file(): raise ValueError(f"a checkpoint is missing: {path}")
-    return Checkpoint(path, seed)
+    def existing(run: int, seed: int) -> Checkpoint:
+        path = Path(folder, f"Run{run + 1}", checkpoint_name(model, seed, epoch, spectral_norm, modified))
+        if not path.is_file(): raise ValueError(f"a checkpoint is missing: {path}")
+        return Checkpoint(path, seed)
 
-# %% ../../nbs/originals/ddu_files.ipynb #47032402
+    apart = 5 if ensemble > 1 else 1
+    return [[existing(run, seed + run * apart + member) for member in range(ensemble)] for run in range(runs)]
+
+# %% ../../nbs/originals/ddu_files.ipynb #d7b84556
 def read_tensors(
     path: str | Path,
 ) -> dict[str, Tensor]:  # name without `module.` -> tensor, on the CPU
-    "The tensors in a file. Raises ValueError, and runs nothing that is in the file, unless it is a mapping of names to tensors."
-    path = Path(path)
-    if not path.is_file(): raise ValueError(f"path must be a file, got {path}")
-    try: found = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error: raise ValueError(f"{path} holds more than tensors, or is damaged; refused, and nothing in it was run") from error
-    if not isinstance(found, dict) or not all(isinstance(name, str) and isinstance(t, Tensor) for name, t in found.items()):
-        raise ValueError(f"{path} must map names to tensors; refused")
+    "The tensors in a file. Raises ValueError, and runs nothing that is in it, unless it maps names to tensors."
+    found = read_torch(path, "tensors")
+    tensors = isinstance(found, dict) and all(isinstance(n, str) and isinstance(t, Tensor) for n, t in found.items())
+    if not tensors: raise ValueError(f"{path} must map names to tensors; refused")
     return {name.removeprefix("module."): t for name, t in found.items()}
 
-# %% ../../nbs/originals/ddu_files.ipynb #6ffe8e38
+# %% ../../nbs/originals/ddu_files.ipynb #a131b054
 class Layout(NamedTuple):
     "Our layers' names -> the original's."
     outside: Mapping[str, str]                            # of layers outside residual blocks
@@ -111,15 +121,18 @@ class Layout(NamedTuple):
     def names(self) -> dict[str, str]:
         "Every layer's names."
         places = [f"layer{stage}.{place}" for stage, depth in enumerate(self.depths, 1) for place in range(depth)]
-        blocks = {f"extractor.{i}.{ours}": f"{place}.{theirs}" for i, place in enumerate(places, self.first) for ours, theirs in self.inside.items()}
+        blocks = {f"extractor.{i}.{ours}": f"{place}.{theirs}"
+                  for i, place in enumerate(places, self.first) for ours, theirs in self.inside.items()}
         return {**self.outside, **blocks}
 
 _RESNET = {"extractor.0": "conv1", "extractor.1": "bn1", "head": "fc"}
-_BASIC = {"branch.0": "conv1", "branch.1": "bn1", "branch.3": "conv2", "branch.4": "bn2", "shortcut.0": "shortcut.0", "shortcut.1": "shortcut.1"}
+_BASIC = {"branch.0": "conv1", "branch.1": "bn1", "branch.3": "conv2", "branch.4": "bn2", "shortcut.0": "shortcut.0",
+          "shortcut.1": "shortcut.1"}
 _WIDE = {"branch.0": "bn1", "branch.2": "conv1", "branch.3": "bn2", "branch.6": "conv2", "shortcut.0": "shortcut"}
 
 LAYOUTS = { # our network's name -> where the original keeps its layers
-    "lenet": Layout({"extractor.0": "conv1", "extractor.3": "conv2", "extractor.7": "fc1", "extractor.9": "fc2", "head": "fc3"}),
+    "lenet": Layout({"extractor.0": "conv1", "extractor.3": "conv2", "extractor.7": "fc1", "extractor.9": "fc2",
+                     "head": "fc3"}),
     "vgg16": Layout({**{f"extractor.{i}": f"features.{i}" for i in range(44)}, "head": "classifier"}),
     "resnet18": Layout(_RESNET, _BASIC, 3, (2, 2, 2, 2)),
     "resnet50": Layout(_RESNET, {**_BASIC, "branch.6": "conv3", "branch.7": "bn3"}, 3, (3, 4, 6, 3)),
@@ -133,37 +146,41 @@ def original_names(
 ) -> dict[str, str]:                # our tensor's name -> the original's
     "What the original calls each tensor of a network."
     layers = layout.names()
-    split = {name: name.rpartition(".") for name in tensors}
-    return {name: f"{layers[layer]}.{_NORMALISED.get(leaf, leaf) if f'{layer}.u' in tensors else leaf}" for name, (layer, _, leaf) in split.items()}
 
-# %% ../../nbs/originals/ddu_files.ipynb #2a75bbea
+    def theirs(name: str) -> str:
+        layer, _, leaf = name.rpartition(".")
+        return f"{layers[layer]}.{_NORMALISED.get(leaf, leaf) if f'{layer}.u' in tensors else leaf}"
+
+    return {name: theirs(name) for name in tensors}
+
+# %% ../../nbs/originals/ddu_files.ipynb #540da17a
 def read_checkpoint(
     path: str | Path,
     network: Network,  # one of LAYOUTS, in the variant that was trained
     task: Task,        # that it was trained on
 ) -> Classifier:       # in evaluation mode
-    "A network with the weights in an original checkpoint. Raises ValueError for an unsafe file or one that does not fit, naming the tensor."
-    if network.name not in LAYOUTS: raise ValueError(f"name of a network must be one of {', '.join(LAYOUTS)}; got {network.name!r}")
+    "A network with the weights in an original checkpoint. Raises ValueError, naming the tensor, for an unfit one."
+    layout = LAYOUTS[one_of("name of a network", network.name, LAYOUTS)]
     model = network.build(task)
     wanted, found = model.state_dict(), read_tensors(path)
-    names = original_names(LAYOUTS[network.name], wanted)
+    names = original_names(layout, wanted)
     check_names(path, set(names.values()), set(found))
     model.load_state_dict({ours: in_shape(path, theirs, found[theirs], wanted[ours]) for ours, theirs in names.items()})
     return model.eval()
 
-def check_names(path: str | Path, wanted: set[str], found: set[str]) -> None:
-    "Raises ValueError for a tensor too many or too few."
-    wrong = [f"{len(names)} {what}, the first {min(names)}" for what, names in (("missing", wanted - found), ("too many", found - wanted)) if names]
-    if wrong: raise ValueError(f"tensors of {path} must be those of the network: {'; '.join(wrong)}")
-
-def in_shape(path: str | Path, name: str, found: Tensor, wanted: Tensor) -> Tensor:
-    "A tensor in our shape: the original keeps the vectors of spectral normalisation flat."
+def in_shape(
+    path: str | Path,  # for the refusal
+    name: str,         # the original's
+    found: Tensor,     # of any shape
+    wanted: Tensor,    # of any shape
+) -> Tensor:           # in the shape of the one that is wanted
+    "A tensor in our shape: the original keeps the vectors of spectral normalisation flat. Raises ValueError otherwise."
     flat = name.endswith(("weight_u", "weight_v", "weight_sigma"))
     if found.numel() != wanted.numel() or not flat and found.shape != wanted.shape:
         raise ValueError(f"{name} of {path} must have shape {tuple(wanted.shape)}, got {tuple(found.shape)}")
     return found.view(wanted.shape)
 
-# %% ../../nbs/originals/ddu_files.ipynb #31d805a1
+# %% ../../nbs/originals/ddu_files.ipynb #92239fd8
 class Measure(NamedTuple):
     "An uncertainty in a result file."
     name: str        # of the method; what the paper's table calls the row
@@ -174,21 +191,23 @@ MEASURES = { # type of model -> m1, m2
     "ensemble": (Measure("ensemble MI", "out"), Measure("ensemble PE", "out")),
     "gmm": (Measure("DDU", "in"), Measure("class posterior", "out")),
 }
-KEYS = ("accuracy", "ece", "m1_auroc", "m1_auprc", "m2_auroc", "m2_auprc", "t_ece", "t_m1_auroc", "t_m1_auprc", "t_m2_auroc", "t_m2_auprc")
+KEYS = ("accuracy", "ece", "m1_auroc", "m1_auprc", "m2_auroc", "m2_auprc", "t_ece", "t_m1_auroc", "t_m1_auprc",
+        "t_m2_auroc", "t_m2_auprc")
 
 def measured(
     members: Sequence[dict],  # results of Score stages, or of `scored`; one unless it is an ensemble
     model_type: str,          # a key of MEASURES
     name: str,                # of a set of pictures
     tempered: bool = False,   # divide logits by temperatures
-) -> tuple[Tensor, Tensor]:   # m1 and m2 of each picture; higher: more uncertain
-    "Both uncertainties of a run. Raises ValueError for another number of members than the type has."
-    if (model_type == "ensemble") != (len(members) > 1): raise ValueError(f"members of type {model_type} must be {'several' if model_type == 'ensemble' else 'one'}, got {len(members)}")
-    if model_type == "gmm":
-        likelihoods = members[0][name]["log_density"]
-        return -likelihoods.logsumexp(-1), softmax_entropy(likelihoods)
+) -> tuple[Tensor, Tensor]:   # m1 and m2 of each picture (n,); higher: more uncertain
+    "Both uncertainties of a run, as the paper's. Raises ValueError for another number of members than the type has."
+    ensemble = model_type == "ensemble"
+    if ensemble != (len(members) > 1):
+        raise ValueError(f"members of type {model_type} must be {'several' if ensemble else 'one'}, got {len(members)}")
+    if model_type == "gmm": return SINGLE["DDU"](members[0][name]), softmax_entropy(members[0][name]["log_density"])
     logits = torch.stack([m[name]["logits"].double() / (m["fit"]["temperature"] if tempered else 1.0) for m in members])
-    return (energy(logits[0]), softmax_entropy(logits[0])) if model_type == "softmax" else (mutual_information(logits), predictive_entropy(logits))
+    names = [measure.name for measure in MEASURES[model_type]]
+    return tuple(ENSEMBLE[n](logits) if ensemble else SINGLE[n]({"logits": logits[0]}) for n in names)
 
 def run_values(
     members: Sequence[dict],  # of one run
@@ -205,15 +224,23 @@ def run_values(
             values |= {f"{key}_auroc": quality["AUROC"], f"{key}_auprc": quality[f"AP {measure.positive}"]}
     return {key: values[key] for key in KEYS}
 
-# %% ../../nbs/originals/ddu_files.ipynb #2a74d15a
-def explicit_values(members: Sequence[dict], model_type: str, out_name: str) -> dict[str, dict[str, float]]: # method -> name -> fraction
-    "For each method: AUROC, both average precisions and the false positive rate at 95 % found, and the AUROC of its aleatoric uncertainty."
+# %% ../../nbs/originals/ddu_files.ipynb #b56ef983
+_KEYS = {"auroc": "AUROC", "auprc_in": "AP in", "auprc_out": "AP out", "fpr95": "FPR95"}
+
+def explicit_values(
+    members: Sequence[dict],       # of one run
+    model_type: str,               # a key of MEASURES
+    out_name: str,                 # the set of foreign pictures
+) -> dict[str, dict[str, float]]:  # method -> name -> fraction
+    "For each method: AUROC, average precisions, false positives at 95 % found; AUROC of its aleatoric uncertainty."
     pairs = zip(*(measured(members, model_type, name) for name in ("test", out_name)))
     found = {measure.name: detection(*pair) for measure, pair in zip(MEASURES[model_type], pairs)}
     kind = "ensemble" if model_type == "ensemble" else "softmax"
     aleatoric = detection(*(measured(members, kind, name)[1] for name in ("test", out_name)))["AUROC"]
-    return {name: {"aleatoric_auroc": aleatoric, "auroc": q["AUROC"], "auprc_in": q["AP in"], "auprc_out": q["AP out"], "fpr95": q["FPR95"]} for name, q in found.items()}
+    return {name: {"aleatoric_auroc": aleatoric, **{key: q[ours] for key, ours in _KEYS.items()}}
+            for name, q in found.items()}
 
+# %% ../../nbs/originals/ddu_files.ipynb #a851b1ad
 def summary(
     runs: Sequence[Mapping[str, float]],  # the same keys in each
 ) -> dict[str, dict]:
@@ -228,29 +255,37 @@ def evaluate_json(
     out_name: str,                             # the set of foreign pictures in the results
     info: Mapping,                             # the settings, and where the numbers are from
 ) -> dict:
-    "What `evaluate.py` wrote: mean, std, values, info; and `explicit`, by method. Raises ValueError for no run or an unknown type."
-    if model_type not in MEASURES: raise ValueError(f"model_type must be one of {', '.join(MEASURES)}; got {model_type!r}")
+    "What `evaluate.py` wrote: mean, std, values, info, `explicit`. Raises ValueError for no run, an unknown type."
+    one_of("model_type", model_type, MEASURES)
     if not scored_runs: raise ValueError("scored_runs must hold at least one run, got none")
     runs = [[run] if isinstance(run, dict) else list(run) for run in scored_runs]
     explicit = [explicit_values(run, model_type, out_name) for run in runs]
     methods = {name: summary([run[name] for run in explicit]) for name in explicit[0]}
     return {**summary([run_values(run, model_type, out_name) for run in runs]), "info": dict(info), "explicit": methods}
 
-# %% ../../nbs/originals/ddu_files.ipynb #7144d7cd
-def result_name(model: str, seed: int, model_type: str, dataset: str, ood: str, spectral_norm: float | None = None, modified: bool = False) -> str:
+# %% ../../nbs/originals/ddu_files.ipynb #efb08716
+def result_name(
+    model: str,                          # a key of ARCHITECTURES
+    seed: int,                           # of the first network
+    model_type: str,                     # a key of MEASURES
+    dataset: str,                        # what the networks know
+    ood: str,                            # what is foreign
+    spectral_norm: float | None = None,  # its coefficient; None: no normalisation
+    modified: bool = False,
+) -> str:
     "The name of a result file. Raises ValueError for an unknown network."
     return f"res_{stem(model, seed, spectral_norm, modified)}_{model_type}_{dataset}_{ood}.json"
 
 def write_json(path: str | Path, value: object) -> Path:
-    "Write strict JSON, whole or not at all. Raises ValueError, and leaves what was there, for a value that JSON does not have."
+    "Write strict JSON, whole or not at all. Raises ValueError, and leaves what was there, for what JSON does not have."
     path = Path(path)
     try: text = json.dumps(value, allow_nan=False, indent=1)
-    except (TypeError, ValueError) as error: raise ValueError(f"value for {path.name} must be strict JSON: {error}") from error
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_text(text + "\n")
-    return part.replace(path)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"value for {path.name} must be strict JSON: {error}") from error
+    with written_whole(path) as part: part.write_text(text + "\n")
+    return path
 
-# %% ../../nbs/originals/ddu_files.ipynb #de266ebd
+# %% ../../nbs/originals/ddu_files.ipynb #dc3d0f47
 SETS = { # the original's name, or ours, of a data set -> the problem that its networks learn
     "cifar10": learn("cifar-10", 50_000, 10_000), "cifar100": learn("cifar-100", 50_000, 10_000),
     "svhn": Task(Pictures("svhn", "train", 73_257), Pictures("svhn", "test", 26_032), 32, 10, 3, COLOURED),
@@ -268,28 +303,43 @@ def scored(
     p = task.load(seed)
     sets = {"validation": p.validation, "test": p.test, **{name: task.view(source) for name, source in others.items()}}
     gaussians = GaussianDiscriminant.fit(outputs(model, p.x)["features"], p.y) if density else None
-    said = {name: readings(model, gaussians, split) if density else logits_of(model, split) for name, split in sets.items()}
-    return {**said, "fit": {"temperature": fit_temperature(said["validation"]["logits"], p.validation.y), **(jitter_report(gaussians) if density else {})}}
+    read = partial(readings, model, gaussians) if density else partial(logits_of, model)
+    said = {name: read(split) for name, split in sets.items()}
+    temperature = fit_temperature(said["validation"]["logits"], p.validation.y)
+    return {**said, "fit": {"temperature": temperature, **(jitter_report(gaussians) if density else {})}}
 
-def logits_of(model: nn.Module, split: Split) -> dict[str, Tensor]:
-    "Logits (n, class) and labels (n,)."
+def logits_of(model: nn.Module, split: Split) -> dict[str, Tensor]:  # logits (n, class) and labels (n,)
+    "What `readings` finds, without densities."
     return {"logits": outputs(model, split.x)["logits"], "labels": split.y}
 
-def provenance(runs: list[list[Checkpoint]], members: list[list[dict]], task: Task, other: Source, seconds: float) -> dict:
+# %% ../../nbs/originals/ddu_files.ipynb #413ffce1
+def file_provenance(
+    runs: list[list[Checkpoint]],  # (run, member)
+    members: list[list[dict]],     # what `scored` found, (run, member)
+    task: Task,                    # that the networks know
+    other: Source,                 # foreign pictures
+    seconds: float,                # that it took
+) -> dict:
     "Where the numbers of a result file are from."
     y = task.train.load(task.size).y
-    return {
-        "versions": {"python": platform.python_version(), **{p: version(p) for p in ("uncpaper", "torch", "numpy")}}, "seconds": seconds,
-        "data": {name: digest(name) for source in (task.train, task.test, other) for name in source.data},
-        "networks": [[{"checkpoint": c.path.name, "sha256": sha256(c.path), "seed": c.seed, "validation_sha256": split_digest(y, c.seed), **m["fit"]}
-                      for c, m in zip(*row)] for row in zip(runs, members)],
-    }
+    versions = {"python": platform.python_version(), **{p: version(p) for p in ("uncpaper", "torch", "numpy")}}
+    data = {name: digest(name) for source in (task.train, task.test, other) for name in source.data}
 
-def split_digest(y: Tensor, seed: int) -> str:
+    def network(c: Checkpoint, member: dict) -> dict:
+        return {"checkpoint": c.path.name, "sha256": sha256(c.path), "seed": c.seed,
+                "validation_sha256": split_digest(y, c.seed), **member["fit"]}
+
+    networks = [[network(c, member) for c, member in zip(*row)] for row in zip(runs, members)]
+    return {"versions": versions, "seconds": seconds, "data": data, "networks": networks}
+
+def split_digest(
+    y: Tensor,  # labels (n,)
+    seed: int,  # of the network
+) -> str:
     "SHA-256 of the indices of a validation split."
     return hashlib.sha256(split_apart(y, seed, 1)[1].numpy().tobytes()).hexdigest()
 
-# %% ../../nbs/originals/ddu_files.ipynb #2159c572
+# %% ../../nbs/originals/ddu_files.ipynb #3b3f640b
 def evaluate(
     load_path: str | Path,               # with Run1, Run2, ...
     *,
@@ -306,28 +356,36 @@ def evaluate(
     device: str = "cpu",                 # where the networks run
     folder: str | Path = ".",            # where the results go
 ) -> list[Path]:                         # the result files
-    "Score a tree of original checkpoints and write the original's result files. Raises ValueError for an unknown name or a file that is missing or unfit."
+    "Score a tree of original checkpoints, write its result files. Raises ValueError for unknown names, unfit files."
     types = check_evaluation(model_type, dataset, ood)
     started, task, others = time.monotonic(), SETS[dataset], {ood: SETS[ood].test}
-    found = find_checkpoints(load_path, model, seed, runs, ensemble if model_type == "ensemble" else 1, spectral_norm, modified, epoch)
-    network = Network(ARCHITECTURES[model], spectral_norm, modified)
-    said = [[scored(read_checkpoint(c.path, network, task).to(device), task, c.seed, others, "gmm" in types) for c in run] for run in found]
-    settings = {"seed": seed, "dataset": dataset, "ood_dataset": ood, "load_loc": str(load_path), "model": model, "runs": runs, "ensemble": ensemble, "epoch": epoch}
-    info = {**settings, **switches(spectral_norm, modified, device), "provenance": provenance(found, said, task, SETS[ood].test, round(time.monotonic() - started, 1))}
-    return [write_json(Path(folder) / result_name(model, seed, t, dataset, ood, spectral_norm, modified), evaluate_json(said, t, ood, {**info, "model_type": t})) for t in types]
+    members, variant = ensemble if model_type == "ensemble" else 1, (spectral_norm, modified)
+    found = find_checkpoints(load_path, model, seed, runs, members, *variant, epoch)
+    network = Network(ARCHITECTURES[model], *variant)
 
+    def score(c: Checkpoint) -> dict:
+        return scored(read_checkpoint(c.path, network, task).to(device), task, c.seed, others, "gmm" in types)
+
+    said = [[score(c) for c in run] for run in found]
+    settings = {"seed": seed, "dataset": dataset, "ood_dataset": ood, "load_loc": str(load_path), "model": model,
+                "runs": runs, "ensemble": ensemble, "epoch": epoch, **switches(*variant, device)}
+    info = {**settings,
+            "provenance": file_provenance(found, said, task, others[ood], round(time.monotonic() - started, 1))}
+    return [write_json(Path(folder, result_name(model, seed, t, dataset, ood, *variant)),
+                       evaluate_json(said, t, ood, {**info, "model_type": t})) for t in types]
+
+# %% ../../nbs/originals/ddu_files.ipynb #9f6b07e8
 def switches(spectral_norm: float | None, modified: bool, device: str) -> dict[str, bool | float]:
-    "The other settings under the names that the original's parser gave them; training pictures are never augmented here."
-    return {"sn": spectral_norm is not None, "coeff": 3.0 if spectral_norm is None else float(spectral_norm), "mod": modified, "gpu": device != "cpu", "data_aug": False}
+    "The other settings by the names that the original's parser gave them; training pictures are never augmented here."
+    return {"sn": spectral_norm is not None, "coeff": float(spectral_norm or 3.0), "mod": modified,
+            "gpu": device != "cpu", "data_aug": False}
 
-def check_evaluation(model_type: str, dataset: str, ood: str) -> tuple[str, ...]: # the types of the files
+def check_evaluation(model_type: str, dataset: str, ood: str) -> tuple[str, ...]:  # the types of the files
     "Raises ValueError for an unknown type or set, and for a foreign set that is the known one."
     types = {**{t: (t,) for t in MEASURES}, "all": ("softmax", "gmm")}
-    if model_type not in types: raise ValueError(f"model_type must be one of {', '.join(types)}; got {model_type!r}")
-    for field, name in (("dataset", dataset), ("ood", ood)):
-        if name not in SETS: raise ValueError(f"{field} must be one of {', '.join(SETS)}; got {name!r}")
-    if dataset == ood: raise ValueError(f"ood must be another set than dataset, got {ood!r} for both")
-    return types[model_type]
+    if one_of("dataset", dataset, SETS) == one_of("ood", ood, SETS):
+        raise ValueError(f"ood must be another set than dataset, got {ood!r} for both")
+    return types[one_of("model_type", model_type, types)]
 
 # %% ../../nbs/originals/ddu_files.ipynb #e47e2e81
 def accuracies(

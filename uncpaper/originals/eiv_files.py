@@ -4,14 +4,13 @@
 
 # %% auto #0
 __all__ = ['SETS', 'METHODS', 'DIFFUSION', 'CLASSIFIER', 'Sources', 'HEADS', 'Arrays', 'ZETAS', 'PREDICTIVES', 'Known',
-           'known_set', 'Tree', 'read_saved', 'fill', 'check_names', 'joined', 'renamed', 'DDPM', 'residual_sources',
-           'attention_sources', 'unet_layers', 'unet_sources', 'layer_sources', 'Doubled', 'as_original', 'weights_of',
+           'known_set', 'Tree', 'read_saved', 'fill', 'joined', 'merged', 'renamed', 'DDPM', 'residual_sources',
+           'attention_sources', 'layer_sources', 'unet_layers', 'unet_sources', 'Doubled', 'as_original', 'weights_of',
            'read_denoiser', 'Normalised', 'classifier_of', 'without_statistics', 'classifier_sources',
            'read_classifier', 'Array', 'check_arrays', 'read_arrays', 'write_arrays', 'read_zetas', 'write_zetas',
            'Predictives', 'check_predictives', 'read_predictives', 'write_predictives', 'predictives_of', 'every_draw']
 
-# %% ../../nbs/originals/eiv_files.ipynb #330e2e23
-import os
+# %% ../../nbs/originals/eiv_files.ipynb #f8a349be
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,35 +21,46 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from ..data import Split
+from ..checks import one_of
+from ..data import Split, card
 from ..diffusion import NetworkDenoiser
 from ..models.classifiers import dropout_mlp, resnet9
 from ..models.dropout import DropoutClassifier, predictive
 from ..models.unet import Attention, TimedResidual, UNet, Upsample
+from .files import check_names, read_safely, read_torch, written_whole
 from ..papers.eiv import Predict, from_bytes, quality
+from ..pictures import Normalisation
 from ..schedules import SCHEDULES
 
-# %% ../../nbs/originals/eiv_files.ipynb #aa3bd81a
+# %% ../../nbs/originals/eiv_files.ipynb #416a8224
 class Known(NamedTuple):
     "A data set of the original."
-    ours: str                # its name here
-    channels: int
-    classes: int
-    mean: tuple[float, ...]  # of each channel in [0, 1], that classifiers subtract
-    std: tuple[float, ...]   # by which they divide
+    ours: str             # its name here
+    look: Normalisation   # as the original's classifiers saw it
+
+    @property
+    def channels(self) -> int:
+        "1 grey, 3 coloured: what its card says."
+        return card(self.ours).channels
+
+    @property
+    def classes(self) -> int:
+        "How many there are: what its card says."
+        return card(self.ours).classes
 
 SETS = {
-    "mnist": Known("mnist-full", 1, 10, (0.13066048920154572,), (0.30810782313346863,)),
-    "cifar10": Known("cifar-10", 3, 10, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
-    "cifar100": Known("cifar-100", 3, 100, (0.50707516, 0.48654887, 0.44091784), (0.26733429, 0.25643846, 0.27615047)),
+    "mnist": Known("mnist-full", Normalisation((0.13066048920154572,), (0.30810782313346863,))),
+    "cifar10": Known("cifar-10", Normalisation((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))),
+    "cifar100": Known("cifar-100", Normalisation((0.50707516, 0.48654887, 0.44091784),
+                                                 (0.26733429, 0.25643846, 0.27615047))),
 }
+"The original's name of a data set -> what it is."
 
 def known_set(data: str) -> Known:
     "The set of that name. Raises ValueError, which lists the names."
-    if data not in SETS: raise ValueError(f"data must be one of {', '.join(SETS)}; got {data!r}")
-    return SETS[data]
+    return SETS[one_of("data", data, SETS)]
 
-# %% ../../nbs/originals/eiv_files.ipynb #48ec71f6
+# %% ../../nbs/originals/eiv_files.ipynb #6edc482e
 METHODS = {"EiV": "n_zeta{K}", "AIV": "n_zeta{K}mean", "non-EiV": "n_zeta0"}
 "A method -> its folder."
 
@@ -65,23 +75,28 @@ class Tree:
     pred: str = "resnet9_dropout"  # the classifiers' network
     diff: str = "ddpm"             # the diffusion model's
 
-    def denoiser(self) -> Path: return Path(self.root, "saved_models", "diff", f"{self.data}_model.pth.tar")
+    def denoiser(self) -> Path:
+        "The diffusion model's weights."
+        return Path(self.root, "saved_models", "diff", f"{self.data}_model.pth.tar")
 
-    def zetas(self, split: str, T: int, K: int) -> Path: return Path(self.root, "data", split, f"{self.data}t{T}n_zeta{K}.npz")
+    def zetas(self, split: str, T: int, K: int) -> Path:
+        "The zetas of a split at a level, so many of each picture."
+        return Path(self.root, "data", split, f"{self.data}t{T}n_zeta{K}.npz")
 
     def runs(self, method: str) -> Path:
         "The folder of a method. Raises ValueError for an unknown one."
-        if method not in METHODS: raise ValueError(f"method must be one of {', '.join(METHODS)}; got {method!r}")
-        return Path(self.root, "results_pred", self.data, self.pred + self.diff, METHODS[method].format(K=self.K), f"seed{self.seed}")
+        folder = METHODS[one_of("method", method, METHODS)].format(K=self.K)
+        return Path(self.root, "results_pred", self.data, self.pred + self.diff, folder, f"seed{self.seed}")
 
-    def classifier(self, method: str, T: int) -> Path: return self.runs(method) / "checkpoints" / f"{T}{self.data}{self.epochs - 1:04d}.pth.tar"
+    def classifier(self, method: str, T: int) -> Path:
+        "A classifier's weights after its last epoch."
+        return self.runs(method) / "checkpoints" / f"{T}{self.data}{self.epochs - 1:04d}.pth.tar"
 
-    def predictives(self, T: int, draws: int = 50, K: int = 50) -> Path: return self.runs("EiV") / f"{self.data}_n_theta{draws}_n_zeta{K}_t{T}seed{self.seed}.npz"
+    def predictives(self, T: int, draws: int = 50, K: int = 50) -> Path:
+        "The predictives of all three methods at a level."
+        return self.runs("EiV") / f"{self.data}_n_theta{draws}_n_zeta{K}_t{T}seed{self.seed}.npz"
 
-# %% ../../nbs/originals/eiv_files.ipynb #f856892e
-_NUMBER = np.float64(0).__reduce__()[0]  # makes a numpy number from its bytes
-_NUMPY = [np.dtype, type(np.dtype("float64")), *((_NUMBER, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core"))]
-
+# %% ../../nbs/originals/eiv_files.ipynb #8b7aad18
 DIFFUSION = ("step", "model", "state_dict", "state_dict_ema")
 CLASSIFIER = ("epoch", "model", "n_zeta", "timestep", "state_dict")
 
@@ -89,17 +104,13 @@ def read_saved(
     path: str | Path,
     keys: Sequence[str],  # that it must have
 ) -> dict:                # by key; tensors on the CPU
-    "What is in a checkpoint. Raises ValueError, and runs nothing that is in the file, unless it holds plain values and has the keys."
-    path = Path(path)
-    if not path.is_file(): raise ValueError(f"path must be a file, got {path}")
-    try:
-        with torch.serialization.safe_globals(_NUMPY): found = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error: raise ValueError(f"{path} holds more than numbers and tensors, or is damaged; refused, and nothing in it was run") from error
+    "What is in a checkpoint. Raises ValueError, and runs nothing in it, unless it holds plain values and has the keys."
+    found = read_torch(path)
     missing = [key for key in keys if not isinstance(found, dict) or key not in found]
     if missing: raise ValueError(f"{path} must have the keys {', '.join(keys)}; {missing[0]} is missing")
     return found
 
-# %% ../../nbs/originals/eiv_files.ipynb #27eb54bd
+# %% ../../nbs/originals/eiv_files.ipynb #18201eb2
 Sources = Mapping[str, tuple[str, ...]]  # our tensor's name -> the original's, one after another along the first axis
 
 def fill(
@@ -108,31 +119,32 @@ def fill(
     sources: Sources,
     found: Mapping[str, Tensor],  # the original's tensors by name
 ) -> nn.Module:                   # the same, with those weights
-    "Load the original's tensors. Raises ValueError for a tensor that is missing, too many, or of another shape, naming it and what is expected."
+    "Load the original's tensors. Raises ValueError for one that is missing, too many, or of another shape, naming it."
     wanted = model.state_dict()
     check_names(path, {name for names in sources.values() for name in names}, set(found))
     model.load_state_dict({ours: joined(path, names, found, wanted[ours]) for ours, names in sources.items()})
     return model
 
-def check_names(path: str | Path, wanted: set[str], found: set[str]) -> None:
-    "Raises ValueError for a tensor too many or too few."
-    wrong = [f"{len(names)} {what}, the first {min(names)}" for what, names in (("missing", wanted - found), ("too many", found - wanted)) if names]
-    if wrong: raise ValueError(f"tensors of {path} must be those of the network: {'; '.join(wrong)}")
-
+# %% ../../nbs/originals/eiv_files.ipynb #7e782ea0
 def joined(path: str | Path, names: tuple[str, ...], found: Mapping[str, Tensor], wanted: Tensor) -> Tensor:
     "One of our tensors from the original's."
     rows = len(wanted) // len(names)
     def part(name: str) -> Tensor:
         shape = (wanted.shape[1], rows) if name.endswith(".W") else (rows, *wanted.shape[1:])
-        if found[name].shape != shape: raise ValueError(f"{name} of {path} must have shape {shape}, got {tuple(found[name].shape)}")
+        if found[name].shape != shape:
+            raise ValueError(f"{name} of {path} must have shape {shape}, got {tuple(found[name].shape)}")
         return found[name].T if name.endswith(".W") else found[name]
     return torch.cat([part(name) for name in names]).view(wanted.shape)
+
+def merged(*sources: Sources) -> Sources:
+    "All of them in one."
+    return {ours: theirs for part in sources for ours, theirs in part.items()}
 
 def renamed(layer: nn.Module, ours: str, theirs: str) -> Sources:
     "The sources of a layer whose tensors have the same names in both."
     return {f"{ours}{name}": (f"{theirs}{name}",) for name in layer.state_dict()}
 
-# %% ../../nbs/originals/eiv_files.ipynb #d7b171ce
+# %% ../../nbs/originals/eiv_files.ipynb #fcb55327
 class DDPM(NamedTuple):
     "The options of `diff/model=ddpm` that shape the network, by their names there."
     nf: int = 128
@@ -144,31 +156,25 @@ class DDPM(NamedTuple):
 
     def build(self, channels: int) -> UNet:
         "Our network of that shape."
-        return UNet(channels, self.dim, self.nf, tuple(self.dim_mults), self.n_res_block, tuple(self.attn_resolutions), self.dropout)
+        return UNet(channels, self.dim, self.nf, tuple(self.dim_mults), self.n_res_block, tuple(self.attn_resolutions),
+                    self.dropout)
 
-_RESIDUAL = {"norm_1": "GroupNorm_0", "conv_1": "Conv_0", "time": "Dense_0", "norm_2": "GroupNorm_1", "conv_2": "Conv_1"}
+# %% ../../nbs/originals/eiv_files.ipynb #73179d3c
+_RESIDUAL = {"norm_1": "GroupNorm_0", "conv_1": "Conv_0", "time": "Dense_0", "norm_2": "GroupNorm_1",
+             "conv_2": "Conv_1"}
 
 def residual_sources(layer: TimedResidual, ours: str, theirs: str) -> Sources:
     "Of a residual block."
-    plain = {name: source for part, name in _RESIDUAL.items() for name, source in renamed(getattr(layer, part), f"{ours}{part}.", f"{theirs}{name}.").items()}
-    skip = {} if isinstance(layer.skip, nn.Identity) else {f"{ours}skip.weight": (f"{theirs}NIN_0.W",), f"{ours}skip.bias": (f"{theirs}NIN_0.b",)}
-    return {**plain, **skip}
+    parts = [renamed(getattr(layer, part), f"{ours}{part}.", f"{theirs}{name}.") for part, name in _RESIDUAL.items()]
+    skip = {f"{ours}skip.weight": (f"{theirs}NIN_0.W",), f"{ours}skip.bias": (f"{theirs}NIN_0.b",)}
+    return merged(*parts, {} if isinstance(layer.skip, nn.Identity) else skip)
 
 def attention_sources(layer: Attention, ours: str, theirs: str) -> Sources:
     "Of self-attention: queries, keys and values are one layer here."
-    maps = {f"{ours}{part}.{leaf}": tuple(f"{theirs}NIN_{i}.{kept}" for i in places) for part, places in (("qkv", range(3)), ("out", [3])) for leaf, kept in (("weight", "W"), ("bias", "b"))}
-    return {**renamed(layer.norm, f"{ours}norm.", f"{theirs}GroupNorm_0."), **maps}
-
-def unet_layers(network: UNet) -> dict[str, nn.Module]: # name -> layer
-    "The layers of a U-Net in the order of the original's list."
-    steps = {f"{side}.{i}.": step for side in ("down", "middle", "up") for i, step in enumerate([network.middle] if side == "middle" else getattr(network, side))}
-    inner = {f"{name}{j}.": layer for name, step in steps.items() for j, layer in enumerate(step)}
-    ends = {f"{name}.": network.get_submodule(name) for name in ("time.linear_1", "time.linear_2", "entry", "norm", "exit")}
-    return {**dict(list(ends.items())[:3]), **{name.replace("middle.0.", "middle."): layer for name, layer in inner.items()}, **dict(list(ends.items())[3:])}
-
-def unet_sources(network: UNet) -> Sources:
-    "Where the original keeps each tensor of a U-Net."
-    return {name: source for i, (ours, layer) in enumerate(unet_layers(network).items()) for name, source in layer_sources(layer, ours, f"all_modules.{i}.").items()}
+    def leaf(name: str, kept: str) -> Sources:
+        return {f"{ours}qkv.{name}": tuple(f"{theirs}NIN_{i}.{kept}" for i in range(3)),
+                f"{ours}out.{name}": (f"{theirs}NIN_3.{kept}",)}
+    return merged(renamed(layer.norm, f"{ours}norm.", f"{theirs}GroupNorm_0."), leaf("weight", "W"), leaf("bias", "b"))
 
 def layer_sources(layer: nn.Module, ours: str, theirs: str) -> Sources:
     "Of one layer in the original's list."
@@ -177,7 +183,26 @@ def layer_sources(layer: nn.Module, ours: str, theirs: str) -> Sources:
     if isinstance(layer, Upsample): return renamed(layer.conv, f"{ours}conv.", f"{theirs}Conv_0.")
     return renamed(layer, ours, f"{theirs}Conv_0." if getattr(layer, "stride", None) == (2, 2) else theirs)
 
-# %% ../../nbs/originals/eiv_files.ipynb #41d6aac0
+# %% ../../nbs/originals/eiv_files.ipynb #4286d939
+def unet_layers(network: UNet) -> dict[str, nn.Module]:  # name -> layer
+    "The layers of a U-Net in the order of the original's list."
+    def alone(*names: str) -> dict[str, nn.Module]:
+        return {f"{name}.": network.get_submodule(name) for name in names}
+
+    def steps(side: str) -> dict[str, nn.Module]:
+        found = enumerate(getattr(network, side))
+        return {f"{side}.{i}.{j}.": layer for i, step in found for j, layer in enumerate(step)}
+
+    middle = {f"middle.{j}.": layer for j, layer in enumerate(network.middle)}
+    first = alone("time.linear_1", "time.linear_2", "entry")
+    return first | steps("down") | middle | steps("up") | alone("norm", "exit")
+
+def unet_sources(network: UNet) -> Sources:
+    "Where the original keeps each tensor of a U-Net."
+    places = enumerate(unet_layers(network).items())
+    return merged(*(layer_sources(layer, ours, f"all_modules.{i}.") for i, (ours, layer) in places))
+
+# %% ../../nbs/originals/eiv_files.ipynb #5a6e1519
 class Doubled(nn.Module):
     "2x - 1: what the original's U-Net makes of its input."
     def forward(self, x: Tensor) -> Tensor: return 2 * x - 1
@@ -196,11 +221,13 @@ def as_original(
     return network
 
 def weights_of(path: str | Path, saved: dict, weights: str) -> dict[str, Tensor]: # by the original's names
-    "The raw or the averaged weights of a checkpoint. Raises ValueError for another choice, or a list of another length."
+    "The raw or the averaged weights of a checkpoint. Raises ValueError for another choice or a list of another length."
     if weights not in ("ema", "raw"): raise ValueError(f"weights must be ema or raw, got {weights!r}")
     if weights == "raw": return dict(saved["state_dict"])
     averages = saved["state_dict_ema"].get("ema_params", [])
-    if len(averages) != len(saved["state_dict"]): raise ValueError(f"state_dict_ema of {path} must have a list ema_params of {len(saved['state_dict'])} tensors, got {len(averages)}")
+    if len(averages) != len(saved["state_dict"]):
+        raise ValueError(f"state_dict_ema of {path} must have a list ema_params of {len(saved['state_dict'])} tensors, "
+                         f"got {len(averages)}")
     return dict(zip(saved["state_dict"], averages))
 
 def read_denoiser(
@@ -211,64 +238,71 @@ def read_denoiser(
     architecture: DDPM = DDPM(),  # that was trained
     schedule: str = "linear",     # a key of uncpaper.schedules.SCHEDULES
 ) -> NetworkDenoiser:             # of pictures in [-1, 1]
-    "A diffusion model of the original. Raises ValueError for an unsafe file or one that does not fit, naming the tensor and the shape expected."
+    "A diffusion model of the original. Raises ValueError for an unsafe file, or one that does not fit, naming why."
     saved = read_saved(path, DIFFUSION)
-    for field, value, allowed in (("model", saved["model"], ("ddpm",)), ("mode", mode, ("eval", "train")), ("schedule", schedule, tuple(SCHEDULES))):
+    for field, value, allowed in (("model", saved["model"], ("ddpm",)), ("mode", mode, ("eval", "train")),
+                                  ("schedule", schedule, tuple(SCHEDULES))):
         if value not in allowed: raise ValueError(f"{field} of {path} must be {' or '.join(allowed)}, got {value!r}")
     network = architecture.build(known_set(data).channels)
     fill(path, network, unet_sources(network), weights_of(path, saved, weights))
     return NetworkDenoiser(as_original(network).train(mode == "train").requires_grad_(False), SCHEDULES[schedule]())
 
-# %% ../../nbs/originals/eiv_files.ipynb #4490dc01
+# %% ../../nbs/originals/eiv_files.ipynb #8dc9ea99
 class Normalised(nn.Module):
     "Pictures in [-1, 1] as the original's classifiers see them."
-    def __init__(
-        self,
-        mean: Sequence[float],  # of each channel, of pictures in [0, 1]
-        std: Sequence[float],
-    ):
+    def __init__(self, look: Normalisation):
         super().__init__()
-        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1))
-        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1))
+        self.look = look
 
-    def forward(self, x: Tensor) -> Tensor: return ((x + 1) / 2 - self.mean) / self.std
+    def forward(
+        self,
+        x: Tensor,  # (n, channel, height, width), in [-1, 1]
+    ) -> Tensor:    # same shape, in standard deviations
+        "Normalised pictures."
+        return self.look.apply((x + 1) / 2)
 
-_TRUNK = {"trunk.0": "conv1", "trunk.1": "conv2", "trunk.2.branch": "res1", "trunk.3": "conv3", "trunk.4": "conv4", "trunk.5.branch": "res2"}
+# %% ../../nbs/originals/eiv_files.ipynb #57ab1ff5
+_TRUNK = {"trunk.0": "conv1", "trunk.1": "conv2", "trunk.2.branch": "res1", "trunk.3": "conv3", "trunk.4": "conv4",
+          "trunk.5.branch": "res2"}
 HEADS = { # the original's name of a network -> our linear layers and its
     "resnet9_dropout": {"head.1": "linear.2", "head.3": "classifier.1"}, "resnet9": {"head.0": "classifier.2"},
     "mlp": {"head.1": "mlp.1", "head.4": "mlp.4", "head.7": "mlp.7"},
 }
 
 def classifier_of(name: str, known: Known, dropout: float = 0.5) -> DropoutClassifier:
-    "Our network of that name, without running statistics. Raises ValueError for an unknown one, or for mlp and coloured pictures."
-    if name not in HEADS: raise ValueError(f"model must be one of {', '.join(HEADS)}; got {name!r}")
-    if name == "mlp" and (known.channels, known.classes) != (1, 10): raise ValueError(f"model mlp must be for 1 channel and 10 classes, the original's had no other; got {known.channels} and {known.classes}")
+    "Our network of that name, without running statistics. Raises ValueError for an unknown one, mlp on coloured ones."
+    channels, classes = known.channels, known.classes
+    if one_of("model", name, HEADS) == "mlp" and (channels, classes) != (1, 10):
+        raise ValueError("model mlp must be for 1 channel and 10 classes, the original's had no other; "
+                         f"got {channels} and {classes}")
     if name == "mlp": return dropout_mlp(10, 32**2, dropout=dropout)
-    return without_statistics(resnet9(known.classes, known.channels, dropout if name == "resnet9_dropout" else 0.0))
+    return without_statistics(resnet9(classes, channels, dropout if name == "resnet9_dropout" else 0.0))
 
 def without_statistics(model: nn.Module) -> nn.Module:
     "The same model, whose batch normalisation always uses the batch, in evaluation mode too."
     for layer in model.modules():
-        if isinstance(layer, nn.BatchNorm2d): layer.track_running_stats, layer.running_mean, layer.running_var, layer.num_batches_tracked = False, None, None, None
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.track_running_stats = False
+            layer.running_mean = layer.running_var = layer.num_batches_tracked = None
     return model
 
 def classifier_sources(model: DropoutClassifier, name: str) -> Sources:
     "Where the original keeps each tensor of a classifier."
     layers = {**({} if name == "mlp" else _TRUNK), **HEADS[name]}
-    return {part: source for ours, theirs in layers.items() for part, source in renamed(model.get_submodule(ours), f"{ours}.", f"{theirs}.").items()}
+    return merged(*(renamed(model.get_submodule(ours), f"{ours}.", f"{theirs}.") for ours, theirs in layers.items()))
 
 def read_classifier(
     path: str | Path,
     data: str,              # a key of SETS: what it was trained on
     dropout: float = 0.5,   # p that it was trained with, which is not in the file
 ) -> DropoutClassifier:     # of pictures in [-1, 1], in evaluation mode
-    "A classifier of the original. Raises ValueError for an unsafe file or one that does not fit, naming the tensor and the shape expected."
+    "A classifier of the original. Raises ValueError for an unsafe file, or one that does not fit, naming why."
     saved, known = read_saved(path, CLASSIFIER), known_set(data)
     model = classifier_of(saved["model"], known, dropout)
     fill(path, model, classifier_sources(model, saved["model"]), saved["state_dict"])
-    return DropoutClassifier(nn.Sequential(Normalised(known.mean, known.std), model.trunk), model.head).eval()
+    return DropoutClassifier(nn.Sequential(Normalised(known.look), model.trunk), model.head).eval()
 
-# %% ../../nbs/originals/eiv_files.ipynb #ac1cbd2d
+# %% ../../nbs/originals/eiv_files.ipynb #2e1c4bc7
 @dataclass(frozen=True)
 class Array:
     "What an array of a file must be."
@@ -278,48 +312,54 @@ class Array:
     def check(self, path: str | Path, key: str, found: np.ndarray, sizes: dict[str, int]) -> None:
         "Raises ValueError for another kind or shape; adds the sizes of new axes."
         wanted = tuple(sizes.get(axis, axis) for axis in self.axes)
-        fits = found.ndim == len(wanted) and all(isinstance(n, str) or n == m for n, m in zip(wanted, found.shape)) and np.issubdtype(found.dtype, self.kind)
-        if not fits: raise ValueError(f"{key} of {path} must be {self.kind.__name__}, shape ({', '.join(map(str, wanted))}); got {found.dtype}, shape {found.shape}")
+        same = found.ndim == len(wanted) and all(isinstance(n, str) or n == m for n, m in zip(wanted, found.shape))
+        fits = same and np.issubdtype(found.dtype, self.kind)
+        if not fits:
+            raise ValueError(f"{key} of {path} must be {self.kind.__name__}, shape ({', '.join(map(str, wanted))}); "
+                             f"got {found.dtype}, shape {found.shape}")
         sizes |= {axis: n for axis, n in zip(self.axes, found.shape) if isinstance(axis, str)}
 
 Arrays = Mapping[str, Array]  # a file's arrays by name
 
-def check_arrays(path: str | Path, arrays: Arrays, found: Mapping[str, np.ndarray]) -> dict[str, int]: # size of each axis
+def check_arrays(path: str | Path, arrays: Arrays,
+                 found: Mapping[str, np.ndarray]) -> dict[str, int]: # size of each axis
     "Raises ValueError for an array that is missing, or is not what it must be."
     sizes: dict[str, int] = {}
     for key, array in arrays.items():
-        if key not in found: raise ValueError(f"{path} must have an array {key} of shape ({', '.join(map(str, array.axes))}); it has {', '.join(found) or 'none'}")
+        if key not in found:
+            raise ValueError(f"{path} must have an array {key} of shape ({', '.join(map(str, array.axes))}); it has "
+                             f"{', '.join(found) or 'none'}")
         array.check(path, key, found[key], sizes)
     return sizes
 
 def read_arrays(path: str | Path, arrays: Arrays) -> dict[str, np.ndarray]:
     "The arrays of a file. Raises ValueError, and runs nothing that is in the file, unless they are what they must be."
-    path = Path(path)
-    if not path.is_file(): raise ValueError(f"path must be a file, got {path}")
-    try:
-        with np.load(path, allow_pickle=False) as file: found = {key: file[key] for key in file.files}
-    except Exception as error: raise ValueError(f"{path} holds more than arrays of numbers, or is damaged; refused, and nothing in it was run") from error
+    def read(path: Path) -> dict[str, np.ndarray]:
+        with np.load(path, allow_pickle=False) as file: return {key: file[key] for key in file.files}
+
+    found = read_safely(path, read, "arrays of numbers")
     check_arrays(path, arrays, found)
     return found
 
 def write_arrays(path: str | Path, arrays: Arrays, values: Mapping[str, np.ndarray]) -> Path:
-    "Write arrays, whole or not at all; makes the folder. Raises ValueError, and writes nothing, unless they are what they must be."
+    "Write arrays, whole or not at all; makes the folder. Raises ValueError, and writes nothing, unless they fit."
     path = Path(path)
     check_arrays(path, arrays, values)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    with part.open("wb") as file: np.savez(file, **values)
-    return part.replace(path)
+    with written_whole(path) as part, part.open("wb") as file: np.savez(file, **values)
+    return path
 
-# %% ../../nbs/originals/eiv_files.ipynb #375c1ba7
-ZETAS = {"data": Array(("pictures", "K", "height", "width", "channels"), np.uint8), "Y": Array(("pictures",), np.integer)}
+# %% ../../nbs/originals/eiv_files.ipynb #932ef62b
+ZETAS = {"data": Array(("pictures", "K", "height", "width", "channels"), np.uint8),
+         "Y": Array(("pictures",), np.integer)}
 
 def read_zetas(
     path: str | Path,
 ) -> Split:  # x: zetas, uint8, (picture, K, channel, height, width); y: labels
-    "The zetas in a file of the original. Raises ValueError for an unsafe file, or arrays that are not what they must be."
+    "The zetas in a file of the original. Raises ValueError for an unsafe file, or arrays that do not fit."
     found = read_arrays(path, ZETAS)
-    return Split(torch.from_numpy(found["data"]).permute(0, 1, 4, 2, 3).contiguous(), torch.from_numpy(found["Y"]).long())
+    return Split(torch.from_numpy(found["data"]).permute(0, 1, 4, 2, 3).contiguous(),
+                 torch.from_numpy(found["Y"]).long())
 
 def write_zetas(
     path: str | Path,  # say, Tree.zetas
@@ -329,7 +369,7 @@ def write_zetas(
     "Write zetas as the original's scripts read them. Raises ValueError unless they are bytes, and as many as labels."
     return write_arrays(path, ZETAS, {"data": zeta.permute(0, 1, 3, 4, 2).numpy(), "Y": y.numpy()})
 
-# %% ../../nbs/originals/eiv_files.ipynb #6769b855
+# %% ../../nbs/originals/eiv_files.ipynb #fb642ab3
 class Predictives(NamedTuple):
     "Probabilities of the three methods, draw by draw."
     zeta: Tensor       # EiV: (picture, theta, zeta, class)
@@ -345,7 +385,8 @@ class Predictives(NamedTuple):
         "Accuracy, negative log-likelihood of the averaged probability, and calibration error of each method."
         return pd.DataFrame({name: quality(p, self.labels) for name, p in self.averaged().items()}).T
 
-_VALUES = {"Y_hat_zeta": Array(("pictures", "n_theta", "K", "classes"), np.floating), "Y_hat_zeta_mean": Array(("pictures", "n_theta", 1, "classes"), np.floating),
+_VALUES = {"Y_hat_zeta": Array(("pictures", "n_theta", "K", "classes"), np.floating),
+           "Y_hat_zeta_mean": Array(("pictures", "n_theta", 1, "classes"), np.floating),
            "Y_hat_x": Array(("pictures", "n_theta", "classes"), np.floating)}
 _LABELS = {key: Array(("pictures",), np.integer) for key in ("Y_zeta", "Y_zeta_mean", "Y_x")}
 PREDICTIVES = {**_VALUES, **_LABELS}
@@ -353,13 +394,16 @@ PREDICTIVES = {**_VALUES, **_LABELS}
 def check_predictives(path: str | Path, found: Mapping[str, np.ndarray]) -> None:
     "Raises ValueError unless probabilities add up to 1, and the three label arrays are the same and name classes."
     for key in _VALUES:
-        if not np.allclose(found[key].sum(-1), 1, atol=1e-3): raise ValueError(f"{key} of {path} must be probabilities that add up to 1 over the classes")
+        if not np.allclose(found[key].sum(-1), 1, atol=1e-3):
+            raise ValueError(f"{key} of {path} must be probabilities that add up to 1 over the classes")
     for key in _LABELS:
-        if not np.array_equal(found[key], found["Y_zeta"]): raise ValueError(f"{key} of {path} must be the same labels as Y_zeta")
-    if not ((0 <= found["Y_zeta"]) & (found["Y_zeta"] < found["Y_hat_x"].shape[-1])).all(): raise ValueError(f"Y_zeta of {path} must be classes from 0 to {found['Y_hat_x'].shape[-1] - 1}")
+        if not np.array_equal(found[key], found["Y_zeta"]):
+            raise ValueError(f"{key} of {path} must be the same labels as Y_zeta")
+    if not ((0 <= found["Y_zeta"]) & (found["Y_zeta"] < found["Y_hat_x"].shape[-1])).all():
+        raise ValueError(f"Y_zeta of {path} must be classes from 0 to {found['Y_hat_x'].shape[-1] - 1}")
 
 def read_predictives(path: str | Path) -> Predictives:
-    "The predictives in a file of the original. Raises ValueError for an unsafe file, or arrays that are not what they must be."
+    "The predictives in a file of the original. Raises ValueError for an unsafe file, or arrays that do not fit."
     found = read_arrays(path, PREDICTIVES)
     check_predictives(path, found)
     return Predictives(*(torch.from_numpy(found[key]) for key in _VALUES), torch.from_numpy(found["Y_zeta"]).long())
@@ -368,26 +412,30 @@ def write_predictives(
     path: str | Path,   # say, Tree.predictives
     said: Predictives,
 ) -> Path:
-    "Write predictives as the original did. Raises ValueError, and writes nothing, unless their shapes agree and they are probabilities."
+    "Write predictives as the original did. Raises ValueError, and writes nothing, unless shapes and sums are right."
     values = {**{key: p.numpy() for key, p in zip(_VALUES, said[:3])}, **{key: said.labels.numpy() for key in _LABELS}}
     check_arrays(path, PREDICTIVES, values)
     check_predictives(path, values)
     return write_arrays(path, PREDICTIVES, values)
 
-# %% ../../nbs/originals/eiv_files.ipynb #c4b1b16e
+# %% ../../nbs/originals/eiv_files.ipynb #f76f9f28
 def predictives_of(
     eiv: Predict,     # of the same test pictures and dropout draws, without flips
     aiv: Predict,
     noneiv: Predict,
 ) -> Predictives:
-    "Every draw of three predictions. Raises ValueError for a prediction of another method, with flips, or of other pictures or draws."
+    "Every draw of three predictions. Raises ValueError for another method, flips, other pictures or draws."
     for method, p in zip(METHODS, (eiv, aiv, noneiv)):
-        if p.classifier.method.split(",")[0] != method: raise ValueError(f"{method}: the prediction must be of a classifier of that method, got {p.classifier.method}")
+        if p.classifier.method.split(",")[0] != method:
+            raise ValueError(f"{method}: the prediction must be of a classifier of that method, got "
+                             f"{p.classifier.method}")
         if p.flips != "none": raise ValueError(f"{method}: flips must be none, got {p.flips}")
-        if (p.zetas, p.draws) != (eiv.zetas, eiv.draws): raise ValueError(f"{method}: zetas and draws must be those of EiV")
+        if (p.zetas, p.draws) != (eiv.zetas, eiv.draws):
+            raise ValueError(f"{method}: zetas and draws must be those of EiV")
     return Predictives(every_draw(eiv), every_draw(aiv), every_draw(noneiv).squeeze(2), eiv.views().y)
 
 def every_draw(p: Predict) -> Tensor: # (picture, theta, zeta, class)
     "The probabilities of a prediction before they are averaged."
     model, x = p.classifier.load(), p.views().x
-    return torch.cat([predictive(model, from_bytes(part) if part.dtype == torch.uint8 else part, p.draws, p.classifier.seed) for part in x.split(250)])
+    return torch.cat([predictive(model, from_bytes(part) if part.dtype == torch.uint8 else part, p.draws,
+                                 p.classifier.seed) for part in x.split(250)])
