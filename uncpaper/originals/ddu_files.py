@@ -9,7 +9,7 @@ __all__ = ['ARCHITECTURES', 'LAYOUTS', 'MEASURES', 'KEYS', 'SETS', 'AL_TYPES', '
            'scored', 'logits_of', 'file_provenance', 'split_digest', 'evaluate', 'switches', 'check_evaluation',
            'accuracies', 'ambiguous_shares', 'ambiguous_entropies', 'entropies_so_far', 'file_names', 'write_files']
 
-# %% ../../nbs/originals/ddu_files.ipynb #231620b6
+# %% ../../nbs/originals/ddu_files.ipynb #812c45af
 import hashlib
 import json
 import platform
@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from ..checks import one_of, within
 from ..data import Split, digest, sha256
 from ..density import GaussianDiscriminant
+from ..ensembles import member_probabilities
 from ..metrics import fit_temperature, softmax_entropy
 from ..models.classifiers import Classifier
 from .files import check_names, read_torch, written_whole
@@ -180,7 +181,7 @@ def in_shape(
         raise ValueError(f"{name} of {path} must have shape {tuple(wanted.shape)}, got {tuple(found.shape)}")
     return found.view(wanted.shape)
 
-# %% ../../nbs/originals/ddu_files.ipynb #92239fd8
+# %% ../../nbs/originals/ddu_files.ipynb #d74fdbb0
 class Measure(NamedTuple):
     "An uncertainty in a result file."
     name: str        # of the method; what the paper's table calls the row
@@ -206,8 +207,8 @@ def measured(
         raise ValueError(f"members of type {model_type} must be {'several' if ensemble else 'one'}, got {len(members)}")
     if model_type == "gmm": return SINGLE["DDU"](members[0][name]), softmax_entropy(members[0][name]["log_density"])
     logits = torch.stack([m[name]["logits"].double() / (m["fit"]["temperature"] if tempered else 1.0) for m in members])
-    names = [measure.name for measure in MEASURES[model_type]]
-    return tuple(ENSEMBLE[n](logits) if ensemble else SINGLE[n]({"logits": logits[0]}) for n in names)
+    said, scores = (member_probabilities(logits), ENSEMBLE) if ensemble else ({"logits": logits[0]}, SINGLE)
+    return tuple(scores[measure.name](said) for measure in MEASURES[model_type])
 
 def run_values(
     members: Sequence[dict],  # of one run
