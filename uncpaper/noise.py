@@ -6,7 +6,7 @@
 __all__ = ['maximum_uniform_variance', 'UniformVariance', 'GammaVariance', 'VarianceMixture', 'ratio_weights', 'second_mean',
            'label_noise', 'disturb', 'survives']
 
-# %% ../nbs/library/01_noise.ipynb #c495c240
+# %% ../nbs/library/01_noise.ipynb #63705c1c
 import math
 from dataclasses import dataclass
 
@@ -14,11 +14,12 @@ import torch
 from scipy.special import gammaincinv
 from torch import Tensor
 
-# %% ../nbs/library/01_noise.ipynb #bd43cecb
+from .checks import within
+
+# %% ../nbs/library/01_noise.ipynb #d70d78f1
 def _uniforms(n: int, generator: torch.Generator) -> Tensor:
     "n numbers from U(0, 1), (n,), float64. Raises ValueError for n < 0."
-    if n < 0:
-        raise ValueError(f"n must be >= 0, got {n}")
+    if n < 0: raise ValueError(f"n must be >= 0, got {n}")
     return torch.rand(n, dtype=torch.float64, generator=generator)
 
 
@@ -37,19 +38,17 @@ class _Law:
 def _finite(**values: float) -> None:
     "Raises ValueError naming the first value that is infinite or not a number."
     for name, value in values.items():
-        if not math.isfinite(value):
-            raise ValueError(f"{name} must be finite, got {value}")
+        if not math.isfinite(value): raise ValueError(f"{name} must be finite, got {value}")
 
-# %% ../nbs/library/01_noise.ipynb #dd562f59
+# %% ../nbs/library/01_noise.ipynb #6f20615f
 def maximum_uniform_variance(
     mean: float,   # >= 0, squared unit of the label
 ) -> float:        # to the fourth power of the label's unit
     "The variance of U(0, 2 mean), the widest uniform law with this mean. Raises ValueError for a negative mean."
-    if not 0 <= mean < math.inf:
-        raise ValueError(f"mean must be >= 0 and finite, got {mean}")
+    if not 0 <= mean < math.inf: raise ValueError(f"mean must be >= 0 and finite, got {mean}")
     return mean**2 / 3
 
-# %% ../nbs/library/01_noise.ipynb #42cb591f
+# %% ../nbs/library/01_noise.ipynb #9f1f66df
 @dataclass(frozen=True)
 class UniformVariance(_Law):
     "v ~ U(low, high); low = high is one variance for all. Raises ValueError unless 0 <= low <= high."
@@ -59,10 +58,8 @@ class UniformVariance(_Law):
 
     def __post_init__(self):
         _finite(low=self.low, high=self.high)
-        if self.low < 0:
-            raise ValueError(f"low must be >= 0, got {self.low}")
-        if self.high < self.low:
-            raise ValueError(f"high must be >= low = {self.low}, got {self.high}")
+        if self.low < 0: raise ValueError(f"low must be >= 0, got {self.low}")
+        if self.high < self.low: raise ValueError(f"high must be >= low = {self.low}, got {self.high}")
 
     @classmethod
     def from_moments(
@@ -70,13 +67,11 @@ class UniformVariance(_Law):
         mean: float,       # squared unit of the label
         variance: float,   # of the variances; at most mean^2 / 3
     ) -> "UniformVariance":
-        "The law with these moments; low is 0 where rounding would put it just below. Raises ValueError if there is none."
+        "The law with these moments; low is 0 where it would round to below. Raises ValueError if there is none."
         _finite(mean=mean, variance=variance)
-        if variance < 0:
-            raise ValueError(f"variance must be >= 0, got {variance}")
+        if variance < 0: raise ValueError(f"variance must be >= 0, got {variance}")
         half = math.sqrt(3 * variance)
-        if half > mean * (1 + 1e-9):
-            raise ValueError(f"mean must be >= sqrt(3 variance) = {half:.6g}, got {mean}")
+        if half > mean * (1 + 1e-9): raise ValueError(f"mean must be >= sqrt(3 variance) = {half:.6g}, got {mean}")
         return cls(max(mean - half, 0.0), mean + half)
 
     @classmethod
@@ -86,23 +81,27 @@ class UniformVariance(_Law):
         scale: float,   # heteroscedasticity: share of the largest possible variance, 0 to 1
     ) -> "UniformVariance":
         "U(mean (1 - sqrt(scale)), mean (1 + sqrt(scale))). Raises ValueError for a scale outside [0, 1] or mean < 0."
-        if not 0 <= scale <= 1:
-            raise ValueError(f"scale must be between 0 and 1, got {scale}")
+        within("scale", scale, 0, 1)
         return cls.from_moments(mean, scale * maximum_uniform_variance(mean))
 
     @property
     def mean(self) -> float:
+        "Of the variances, squared unit of the label."
         return (self.low + self.high) / 2
 
     @property
     def variance(self) -> float:
+        "Of the variances, fourth power of the label's unit."
         return (self.high - self.low) ** 2 / 12
 
-    def quantile(self, u: Tensor) -> Tensor:
-        "The value that a share u of all draws lies below; u in [0, 1)."
+    def quantile(
+        self,
+        u: Tensor, # shares, any shape, float64, in [0, 1)
+    ) -> Tensor:   # the same shape, squared unit of the label
+        "The value that a share u of all draws lies below."
         return self.low + (self.high - self.low) * u
 
-# %% ../nbs/library/01_noise.ipynb #4e59fbd8
+# %% ../nbs/library/01_noise.ipynb #48dfaed2
 @dataclass(frozen=True)
 class GammaVariance(_Law):
     "v ~ Gamma with density proportional to v^(shape - 1) exp(-rate v). Raises ValueError unless both are > 0."
@@ -113,8 +112,7 @@ class GammaVariance(_Law):
     def __post_init__(self):
         _finite(shape=self.shape, rate=self.rate)
         for name in ("shape", "rate"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
+            if getattr(self, name) <= 0: raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
 
     @classmethod
     def from_moments(
@@ -125,30 +123,34 @@ class GammaVariance(_Law):
     ) -> "GammaVariance":
         "The law with these moments. Raises ValueError if there is none, or if it is not overdispersed."
         _finite(mean=mean, variance=variance)
-        if mean <= 0:
-            raise ValueError(f"mean must be > 0, got {mean}")
-        if variance <= 0:
-            raise ValueError(f"variance must be > 0, got {variance}")
+        if mean <= 0: raise ValueError(f"mean must be > 0, got {mean}")
+        if variance <= 0: raise ValueError(f"variance must be > 0, got {variance}")
         if require_overdispersed and variance < mean**2 * (1 - 1e-9):
-            raise ValueError(f"variance must be >= mean^2 = {mean**2:.6g}, got {variance}; or set require_overdispersed=False")
+            raise ValueError(f"variance must be >= mean^2 = {mean**2:.6g}, got {variance}; "
+                             "or set require_overdispersed=False")
         return cls(mean**2 / variance, mean / variance)
 
     @property
     def mean(self) -> float:
+        "Of the variances, squared unit of the label."
         return self.shape / self.rate
 
     @property
     def variance(self) -> float:
+        "Of the variances, fourth power of the label's unit."
         return self.shape / self.rate**2
 
-    def quantile(self, u: Tensor) -> Tensor:
-        "The value that a share u of all draws lies below; u in [0, 1)."
+    def quantile(
+        self,
+        u: Tensor, # shares, any shape, float64, in [0, 1)
+    ) -> Tensor:   # the same shape, squared unit of the label
+        "The value that a share u of all draws lies below."
         return torch.as_tensor(gammaincinv(self.shape, u.numpy())) / self.rate
 
-# %% ../nbs/library/01_noise.ipynb #69477a29
+# %% ../nbs/library/01_noise.ipynb #1e943706
 @dataclass(frozen=True)
 class VarianceMixture:
-    "v ~ component i with probability weights[i]. Raises ValueError unless the weights are >= 0, one each, and add up to 1."
+    "v ~ component i with probability weights[i]. Raises ValueError unless weights are >= 0, one each, and add up to 1."
 
     components: tuple[UniformVariance | GammaVariance, ...]
     weights: tuple[float, ...]
@@ -166,10 +168,12 @@ class VarianceMixture:
 
     @property
     def mean(self) -> float:
+        "Of the variances, squared unit of the label."
         return sum(w * c.mean for w, c in zip(self.weights, self.components))
 
     @property
     def variance(self) -> float:
+        "Of the variances, fourth power of the label's unit."
         return sum(w * (c.variance + (c.mean - self.mean) ** 2) for w, c in zip(self.weights, self.components))
 
     def sample(
@@ -183,20 +187,18 @@ class VarianceMixture:
         drawn = torch.stack([component.quantile(u) for component in self.components])
         return drawn.gather(0, torch.bucketize(pick, edges, right=True)[None])[0].float()
 
-# %% ../nbs/library/01_noise.ipynb #94a59f26
+# %% ../nbs/library/01_noise.ipynb #fa08caec
 def ratio_weights(
     n: int,              # number of components, >= 1
     p: float,            # probability of the first half, 0 to 1
 ) -> tuple[float, ...]:  # (n,)
     "Weights of an n-component mixture by the ratio rule. Raises ValueError for n < 1 or p outside [0, 1]."
-    if n < 1:
-        raise ValueError(f"n must be >= 1, got {n}")
-    if not 0 <= p <= 1:
-        raise ValueError(f"p must be between 0 and 1, got {p}")
+    if n < 1: raise ValueError(f"n must be >= 1, got {n}")
+    within("p", p, 0, 1)
     first, second = (n + 1) // 2, n // 2
     return (1.0,) if n == 1 else (p / first,) * first + ((1 - p) / second,) * second
 
-# %% ../nbs/library/01_noise.ipynb #dbb4faac
+# %% ../nbs/library/01_noise.ipynb #79be2a66
 def second_mean(
     average: float,      # X, the mixture's mean, squared unit of the label
     p: float,            # probability of the first component, 0 <= p < 1
@@ -204,26 +206,25 @@ def second_mean(
 ) -> float:              # mean of the second component, same unit
     "The second mean that keeps the average. Raises ValueError unless 0 <= p < 1 and average >= p first_mean >= 0."
     _finite(average=average, first_mean=first_mean)
-    if not 0 <= p < 1:
-        raise ValueError(f"p must be >= 0 and < 1 for an average to be kept, got {p}")
-    if first_mean < 0:
-        raise ValueError(f"first_mean must be >= 0, got {first_mean}")
+    if not 0 <= p < 1: raise ValueError(f"p must be >= 0 and < 1 for an average to be kept, got {p}")
+    if first_mean < 0: raise ValueError(f"first_mean must be >= 0, got {first_mean}")
     if average < p * first_mean:
         raise ValueError(f"average must be >= p first_mean = {p * first_mean:.6g}, got {average}")
     return (average - p * first_mean) / (1 - p)
 
-# %% ../nbs/library/01_noise.ipynb #be660db7
+# %% ../nbs/library/01_noise.ipynb #e7e4d613
 def _check_variance(variance: Tensor) -> None:
     "Raises ValueError unless every variance is >= 0 and finite."
     if not bool(((variance >= 0) & variance.isfinite()).all()):
-        raise ValueError(f"variance must be >= 0 and finite everywhere, got values from {variance.min()} to {variance.max()}")
+        raise ValueError(f"variance must be >= 0 and finite everywhere, "
+                         f"got values from {variance.min()} to {variance.max()}")
 
 
 def _normals(like: Tensor, generator: torch.Generator) -> Tensor:
     "Standard normal numbers of the same shape and type."
     return torch.randn(like.shape, dtype=like.dtype, generator=generator)
 
-
+# %% ../nbs/library/01_noise.ipynb #1aeb2afe
 def label_noise(
     variance: Tensor,             # of each label, any shape, squared unit; >= 0
     generator: torch.Generator,   # on the CPU; decides the draw
@@ -232,26 +233,23 @@ def label_noise(
     _check_variance(variance)
     return variance.sqrt() * _normals(variance, generator)
 
-# %% ../nbs/library/01_noise.ipynb #cb59f079
+# %% ../nbs/library/01_noise.ipynb #2f73b7b9
 def disturb(
     variance: Tensor,             # true, any shape, squared unit; >= 0
     scale: float,                 # D, 0 (exact) to 1
     generator: torch.Generator,   # on the CPU; decides the draw
 ) -> Tensor:                      # reported variance, same shape and unit
     "|v + N(0, D (v / 3)^2)|. Raises ValueError for a scale outside [0, 1] or a negative variance."
-    if not 0 <= scale <= 1:
-        raise ValueError(f"scale must be between 0 and 1, got {scale}")
+    within("scale", scale, 0, 1)
     _check_variance(variance)
     return (variance + math.sqrt(scale) * variance / 3 * _normals(variance, generator)).abs()
 
-# %% ../nbs/library/01_noise.ipynb #ad29217f
+# %% ../nbs/library/01_noise.ipynb #4e6852cd
 def survives(
     variance: Tensor,           # any shape, squared unit
     threshold: float | None,    # same unit; > 0, or None to keep all
 ) -> Tensor:                    # same shape, bool
     "Which labels have a variance below the threshold. Raises ValueError for a threshold <= 0."
-    if threshold is None:
-        return torch.ones_like(variance, dtype=torch.bool)
-    if not threshold > 0:
-        raise ValueError(f"threshold must be > 0 or None, got {threshold}")
+    if threshold is None: return torch.ones_like(variance, dtype=torch.bool)
+    if not threshold > 0: raise ValueError(f"threshold must be > 0 or None, got {threshold}")
     return variance < threshold
