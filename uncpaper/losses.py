@@ -6,29 +6,36 @@
 __all__ = ['TINY', 'mse_loss', 'iv_loss', 'biv_loss', 'cutoff_loss', 'effective_batch_size', 'epsilon_for_batch_size', 'eiv_loss',
            'diffusion_loss']
 
-# %% ../nbs/library/10_losses.ipynb #b25bfc34
+# %% ../nbs/library/10_losses.ipynb #58817d6c
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-# %% ../nbs/library/10_losses.ipynb #91d9ac15
-def _check_shapes(prediction: Tensor, target: Tensor) -> None:
+# %% ../nbs/library/10_losses.ipynb #660aea8d
+def _check_shapes(
+    prediction: Tensor,  # (batch, ...)
+    target: Tensor,      # (batch, ...)
+) -> None:
     "Raises ValueError unless both have one shape and hold at least one value."
     if prediction.shape != target.shape:
         raise ValueError(f"target: shape {tuple(target.shape)} must be the prediction's, {tuple(prediction.shape)}")
     if not prediction.numel():
         raise ValueError(f"prediction: shape {tuple(prediction.shape)} holds no value; at least one sample is needed")
 
-
-def _spread(variance: Tensor, prediction: Tensor, target: Tensor) -> Tensor:
+# %% ../nbs/library/10_losses.ipynb #410b8668
+def _spread(
+    variance: Tensor,    # (batch, ...) or (batch,)
+    prediction: Tensor,  # (batch, ...)
+    target: Tensor,      # (batch, ...)
+) -> Tensor:             # (batch, ...)
     "The variance in the prediction's shape: as it is, or each sample's repeated over its outputs (a view)."
     _check_shapes(prediction, target)
-    if variance.shape == prediction.shape:
-        return variance
+    if variance.shape == prediction.shape: return variance
     if variance.shape != prediction.shape[:1]:
-        raise ValueError(f"variance: shape {tuple(variance.shape)} must be the prediction's, {tuple(prediction.shape)}, "
-                         f"or one per sample, {tuple(prediction.shape[:1])}")
+        raise ValueError(f"variance: shape {tuple(variance.shape)} must be the prediction's, "
+                         f"{tuple(prediction.shape)}, or one per sample, {tuple(prediction.shape[:1])}")
     return variance.view(-1, *[1] * (prediction.ndim - 1)).expand(prediction.shape)
 
 # %% ../nbs/library/10_losses.ipynb #e327ff0c
@@ -40,14 +47,13 @@ def mse_loss(
     _check_shapes(prediction, target)
     return torch.nn.functional.mse_loss(prediction, target)
 
-# %% ../nbs/library/10_losses.ipynb #963ca791
+# %% ../nbs/library/10_losses.ipynb #880b9938
 TINY = 1e-30  # added to every variance, in its unit
 
 
 def _check_epsilon(epsilon: float) -> None:
     "Raises ValueError unless 0 <= epsilon < infinity."
-    if not 0.0 <= epsilon < math.inf:
-        raise ValueError(f"epsilon must be >= 0 and finite, got {epsilon}")
+    if not 0.0 <= epsilon < math.inf: raise ValueError(f"epsilon must be >= 0 and finite, got {epsilon}")
 
 
 def _inverse(variance: Tensor, epsilon: float) -> Tensor:
@@ -78,18 +84,17 @@ def _in_double(prediction: Tensor, target: Tensor, variance: Tensor, epsilon: fl
     slope = w.div_(w.sum()).mul_(r)
     return r.mul_(slope).sum(), slope
 
-# %% ../nbs/library/10_losses.ipynb #1f6aa4c1
+# %% ../nbs/library/10_losses.ipynb #767244e2
 _SMALL = 2**12   # values in a batch that is treated in double precision throughout
 _PIECE = 2**16   # values that may be summed in single precision, where there are more
 
 
 def _total(x: Tensor) -> Tensor:
     "The sum of all values in double precision; of very many: single within pieces, double over the pieces."
-    if x.numel() <= _PIECE:
-        return x.sum(dtype=torch.float64)
+    if x.numel() <= _PIECE: return x.sum(dtype=torch.float64)
     return torch.stack([piece.sum() for piece in x.reshape(-1).split(_PIECE)]).sum(dtype=torch.float64)
 
-
+# %% ../nbs/library/10_losses.ipynb #9d6a301a
 def _in_single(prediction: Tensor, target: Tensor, variance: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
     "The loss and p r, the terms in at least single precision and the sums in double."
     kind = torch.promote_types(prediction.dtype, torch.float32)
@@ -144,7 +149,7 @@ def biv_loss(
         return _biv_by_autograd(prediction, target, variance, epsilon)
     return _BIV.apply(prediction, target, variance, epsilon)
 
-# %% ../nbs/library/10_losses.ipynb #f853f623
+# %% ../nbs/library/10_losses.ipynb #759c78af
 def cutoff_loss(
     prediction: Tensor,   # (batch, ...), in the label's unit
     target: Tensor,       # the prediction's shape, same unit
@@ -152,8 +157,7 @@ def cutoff_loss(
     cutoff: float,        # labels with a smaller variance count, squared unit; > 0
 ) -> Tensor | None:       # scalar, or None when no label is clean enough
     "Mean squared error over the labels with variance < cutoff. Raises ValueError for shapes, or cutoff <= 0."
-    if not cutoff > 0:
-        raise ValueError(f"cutoff must be > 0, got {cutoff}")
+    if not cutoff > 0: raise ValueError(f"cutoff must be > 0, got {cutoff}")
     kept = _spread(variance, prediction, target) < cutoff
     return (prediction - target)[kept].square().mean() if kept.any() else None
 
@@ -169,7 +173,7 @@ def effective_batch_size(
     w = _inverse(variance.cpu().double(), epsilon)
     return w.sum() ** 2 / (w**2).sum()
 
-# %% ../nbs/library/10_losses.ipynb #c5f5b704
+# %% ../nbs/library/10_losses.ipynb #31b2957f
 def _bracket(variance: Tensor, minimum: float) -> tuple[float, float]:
     "Two epsilons, a factor of two apart, with EBS < minimum <= EBS between them."
     largest = variance.max().item()
@@ -177,10 +181,11 @@ def _bracket(variance: Tensor, minimum: float) -> tuple[float, float]:
     while effective_batch_size(variance, high) < minimum:
         high *= 2
         if minimum == variance.numel() or high > largest * 2.0**40:
-            raise ValueError(f"minimum: {minimum} of {variance.numel()} unequal variances is out of reach of any epsilon")
+            raise ValueError(f"minimum: {minimum} of {variance.numel()} unequal variances is out of reach "
+                             "of any epsilon")
     return high / 2, high
 
-
+# %% ../nbs/library/10_losses.ipynb #e2ef0418
 def epsilon_for_batch_size(
     variance: Tensor,   # noise variance >= 0, any shape
     minimum: float,     # wanted effective batch size, between 1 and the number of variances
@@ -188,15 +193,28 @@ def epsilon_for_batch_size(
     "The smallest epsilon with EBS >= minimum, to 12 digits. Raises ValueError when no epsilon gives that."
     if not 1 <= minimum <= variance.numel():
         raise ValueError(f"minimum must be between 1 and the number of variances, {variance.numel()}, got {minimum}")
-    if effective_batch_size(variance) >= minimum * (1 - 1e-14):
-        return 0.0
+    if effective_batch_size(variance) >= minimum * (1 - 1e-14): return 0.0
     low, high = _bracket(variance, minimum)
     while high - low > 1e-12 * high:
         middle = (low + high) / 2
         low, high = (middle, high) if effective_batch_size(variance, middle) < minimum else (low, middle)
     return high
 
-# %% ../nbs/library/10_losses.ipynb #eb0ed98c
+# %% ../nbs/library/10_losses.ipynb #b505836e
+def _check_labels(
+    logits: Tensor,  # (batch, zeta, class)
+    labels: Tensor,  # (batch,)
+) -> None:
+    "Raises ValueError unless logits are (batch, zeta, class) and labels a class for each of the batch."
+    if logits.ndim != 3 or not logits.numel():
+        raise ValueError(f"logits: shape {tuple(logits.shape)} must be (batch, zeta, class), at least one of each")
+    if labels.shape != logits.shape[:1] or labels.dtype != torch.int64:
+        raise ValueError(f"labels: must be int64 of shape {tuple(logits.shape[:1])}, "
+                         f"got {labels.dtype} of shape {tuple(labels.shape)}")
+    if labels.min() < 0 or labels.max() >= logits.shape[2]:
+        raise ValueError(f"labels: must be from 0 to {logits.shape[2] - 1}, got {labels.min()} to {labels.max()}")
+
+# %% ../nbs/library/10_losses.ipynb #0408e19d
 def eiv_loss(
     logits: Tensor,  # (batch, zeta, class)
     labels: Tensor,  # (batch,), whole numbers from 0 to class - 1
@@ -209,31 +227,23 @@ def eiv_loss(
     log_mean = logits.log_softmax(-1).logsumexp(1) - math.log(logits.shape[1])
     return torch.nn.functional.nll_loss(log_mean, labels)
 
-
-def _check_labels(logits: Tensor, labels: Tensor) -> None:
-    "Raises ValueError unless logits are (batch, zeta, class) and labels a class for each of the batch."
-    if logits.ndim != 3 or not logits.numel():
-        raise ValueError(f"logits: shape {tuple(logits.shape)} must be (batch, zeta, class), at least one of each")
-    if labels.shape != logits.shape[:1] or labels.dtype != torch.int64:
-        raise ValueError(f"labels: must be int64 of shape {tuple(logits.shape[:1])}, got {labels.dtype} of shape {tuple(labels.shape)}")
-    if labels.min() < 0 or labels.max() >= logits.shape[2]:
-        raise ValueError(f"labels: must be from 0 to {logits.shape[2] - 1}, got {labels.min()} to {labels.max()}")
-
-# %% ../nbs/library/10_losses.ipynb #7da35b82
+# %% ../nbs/library/10_losses.ipynb #a039445f
 def diffusion_loss(
-    network,                  # network(x, t) -> like x, with t (batch,) of x's type
+    network: Callable[[Tensor, Tensor], Tensor], # (x, t) -> like x, with t (batch,) of x's type
     x0: Tensor,               # clean pictures, (batch, ...)
     t: Tensor,                # index of each picture's noise level, (batch,)
     noise: Tensor,            # standard normal, the pictures' shape
     schedule: "Schedule",     # schedule.alpha(t) and schedule.sigma(t) are (batch,)
     target: str = "epsilon",  # what the network predicts: "epsilon", "x0" or "v"
 ) -> Tensor:                  # scalar, of the pictures' type
-    "Mean squared error of a denoising network (Ho et al. 2020, Eq. 14). Raises ValueError for shapes that do not fit, or another target."
+    """
+    Mean squared error of a denoising network (Ho et al. 2020, Eq. 14).
+    Raises ValueError for shapes that do not fit, or another target.
+    """
     _check_shapes(x0, noise)
     if t.shape != x0.shape[:1]:
         raise ValueError(f"t: shape {tuple(t.shape)} must be one per picture, {tuple(x0.shape[:1])}")
     alpha, sigma = (level(t).to(x0).view(-1, *[1] * (x0.ndim - 1)) for level in (schedule.alpha, schedule.sigma))
     targets = {"epsilon": noise, "x0": x0, "v": alpha * noise - sigma * x0}
-    if target not in targets:
-        raise ValueError(f"target must be one of {', '.join(targets)}, got {target}")
+    if target not in targets: raise ValueError(f"target must be one of {', '.join(targets)}, got {target}")
     return mse_loss(network(alpha * x0 + sigma * noise, t.to(x0)), targets[target])
