@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['SIZES', 'BYTES', 'CHOICES', 'PART', 'NETWORKS', 'METHODS', 'WITH_JUDGE', 'AUGMENTATIONS', 'FLIPS', 'CleanPictures',
-           'Parts', 'stretched', 'Zetas', 'small_mlp', 'mlp', 'small_resnet9', 'resnet9_plain', 'resnet9_dropout',
-           'Network', 'Views', 'clean', 'noisy', 'draws', 'mean_draw', 'Method', 'by_name', 'unchanged', 'LabelLoss',
-           'FreshNoise', 'TrainClassifier', 'turned', 'Predict', 'quality']
+           'Parts', 'stretched', 'Streams', 'chain_ends', 'kept', 'PictureViews', 'Zetas', 'small_mlp', 'mlp',
+           'small_resnet9', 'resnet9_plain', 'resnet9_dropout', 'Network', 'Views', 'clean', 'noisy', 'draws',
+           'mean_draw', 'Method', 'by_name', 'unchanged', 'LabelLoss', 'FreshNoise', 'TrainClassifier', 'turned',
+           'Predict', 'quality']
 
-# %% ../../../nbs/papers/eiv/index.ipynb #4b32de9c
+# %% ../../../nbs/papers/eiv/index.ipynb #f27c83a6
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from tqdm.auto import tqdm
 
 from ...checks import one_of, within
 from ...data import DataSet, Split, card
-from ...diffusion import Ancestral, Denoiser, last, perturb, sample
+from ...diffusion import Ancestral, Denoiser, Sampler, last, perturb, sample
 from ...losses import eiv_loss
 from ...metrics import expected_calibration_error
 from ...models.classifiers import dropout_mlp, resnet9
@@ -118,12 +119,94 @@ def stretched(
 
 BYTES = {"fixed": to_bytes, "batch": stretched}
 
-# %% ../../../nbs/papers/eiv/index.ipynb #1b3954ca
+# %% ../../../nbs/papers/eiv/index.ipynb #45cbf051
+@dataclass(frozen=True)
+class Streams:
+    "Random numbers of pictures and of their chains: the same for all levels, numbers of draws and neighbours."
+    seed: int
+    pictures: Pictures
+
+    def of(
+        self,
+        purpose: str,
+        row: int,      # of the pictures
+        *chain: int,   # which of the picture's
+    ) -> torch.Generator:
+        "Those of a picture, or of one of its chains."
+        own = self.pictures
+        return generator(self.seed, purpose, own.name, own.split, own.first + row, *chain)
+
+    def noise(
+        self,
+        shape: torch.Size,  # (n, channel, size, size)
+    ) -> Tensor:            # of that shape
+        "Standard normal noise, each picture's own."
+        return torch.stack([torch.randn(shape[1:], generator=self.of("noise", row)) for row in range(shape[0])])
+
+    def chains(
+        self,
+        rows: list[int],
+        K: int,        # chains of each
+    ) -> list[int]:
+        "Seeds of the chains, one picture after the other."
+        return [self.of("chain", row, k).initial_seed() for row in rows for k in range(K)]
+
+# %% ../../../nbs/papers/eiv/index.ipynb #c23e0cc2
+def chain_ends(
+    denoiser: Denoiser,
+    x: Tensor,          # x_T, (chain, channel, size, size)
+    T: int,             # index of the noise level
+    sampler: Sampler,
+    seeds: list[int],   # one a chain
+) -> Tensor:            # (chain, channel, size, size), on the CPU
+    "Where reverse chains end, `CHAINS` of them at a time."
+    some = zip(x.split(CHAINS), torch.tensor(seeds).split(CHAINS))
+    return torch.cat([last(sample(denoiser, start.to(device()), T, sampler, own.tolist())).cpu() for start, own in some])
+
+# %% ../../../nbs/papers/eiv/index.ipynb #d7c5bb40
+def kept(
+    path: Path,                  # of a safetensors file
+    made: Callable[[], Tensor],
+) -> Tensor:                     # as it was made, or (...) in the file
+    "A tensor from a file; made, and saved as a whole, where there is no such file."
+    if not path.exists():
+        save_file({"zeta": made()}, path.with_suffix(".new"))
+        path.with_suffix(".new").rename(path)
+    return load_file(path)["zeta"]
+
+# %% ../../../nbs/papers/eiv/index.ipynb #45371bb9
+class PictureViews:
+    "What there is to see of a stage whose result has noisy pictures, x, and draws of what they may have been, zeta."
+    images: CleanPictures
+
+    def clean(self) -> Tensor: # (n, channel, size, size), in [-1, 1]
+        "The pictures without noise."
+        return self.images.clean()
+
+    def noisy(self) -> Tensor: # (n, channel, size, size)
+        "The pictures x_T that the draws started from."
+        return self.result()["x"]
+
+    def draws(
+        self,
+        K: int | None,  # None: all
+    ) -> Tensor:        # (n, K, channel, size, size), uint8
+        "The first K draws for each picture."
+        return self.result()["zeta"][:, :K].contiguous()
+
+    def mean_draw(
+        self,
+        K: int | None,  # None: all
+    ) -> Tensor:        # (n, channel, size, size), in [-1, 1]
+        "The mean of the first K draws for each picture."
+        return in_chunks(lambda zeta: from_bytes(zeta).mean(1), self.draws(K), 1000)
+
+# %% ../../../nbs/papers/eiv/index.ipynb #5eec0175
 CHOICES = {"weights": ("ema", "raw"), "mode": ("eval", "train"), "pixels": BYTES}
 PART = 128 # pictures between two savings
 
 @dataclass(frozen=True)
-class Zetas(Stage):
+class Zetas(PictureViews, Stage):
     """
     Noisy inputs x_T, and K draws from p(zeta | x_T) for each.
     Raises ValueError for unknown choices, T outside of the schedule, and K or calls < 1.
@@ -165,6 +248,11 @@ class Zetas(Stage):
         "Says which pictures and how much noise."
         return f"{self.kind}-{self.images.name}-T{self.T}"
 
+    @property
+    def streams(self) -> Streams:
+        "Random numbers of each picture."
+        return Streams(self.seed, self.images.pictures)
+
     def build(
         self,
         folder: Path,
@@ -172,28 +260,11 @@ class Zetas(Stage):
         "Draws, part by part; `calls` says how many evaluations were predicted, and how many were made now."
         x0, y = self.images.load()
         denoiser = Counted(load_denoiser(self.denoiser, self.weights, self.mode))
-        x = perturb(x0, self.T, denoiser.schedule, self.noise(x0.shape[1:]))
+        x = perturb(x0, self.T, denoiser.schedule, self.streams.noise(x0.shape))
         parts = tqdm(torch.arange(len(x)).split(PART), desc=self.label, unit="part", leave=False)
         zeta = torch.cat([self.part(folder, denoiser, x, rows) for rows in parts])
         for path in folder.glob("part-*"): path.unlink()
         return {"zeta": zeta, "x": x, "y": y, "calls": {"predicted": self.predicted, "counted now": denoiser.evaluations}}
-
-    def stream(
-        self,
-        purpose: str,
-        row: int,      # of `images`
-        *chain: int,   # of the picture
-    ) -> torch.Generator:
-        "Random numbers of a picture, or of one of its chains: the same for all levels and numbers of draws."
-        own = self.images.pictures
-        return generator(self.seed, purpose, own.name, own.split, own.first + row, *chain)
-
-    def noise(
-        self,
-        shape: torch.Size,  # of a picture, (channel, size, size)
-    ) -> Tensor:            # (n, channel, size, size)
-        "Standard normal noise, each picture's own."
-        return torch.stack([torch.randn(shape, generator=self.stream("noise", i)) for i in range(self.images.count)])
 
     def part(
         self,
@@ -203,47 +274,11 @@ class Zetas(Stage):
         rows: Tensor,  # of those that are asked for, (row,)
     ) -> Tensor:       # (row, K, channel, size, size), uint8
         "The draws for some of the pictures, from a file when they were made before."
-        path = folder / f"part-{rows[0]}.safetensors"
-        if not path.exists():
-            torch.manual_seed(self.stream("dropout", int(rows[0])).initial_seed())
-            zeta = BYTES[self.pixels](self.chains(denoiser, x[rows], rows.tolist()))
-            save_file({"zeta": zeta.unflatten(0, (-1, self.K))}, path.with_suffix(".new"))
-            path.with_suffix(".new").rename(path)
-        return load_file(path)["zeta"]
-
-    def chains(
-        self,
-        denoiser: Denoiser,
-        x: Tensor,        # noisy pictures, (row, channel, size, size)
-        rows: list[int],  # which they are
-    ) -> Tensor:          # (row * K, channel, size, size)
-        "The ends of K reverse chains from each picture."
-        seeds = [self.stream("chain", row, k).initial_seed() for row in rows for k in range(self.K)]
-        some = zip(x.repeat_interleave(self.K, 0).split(CHAINS), torch.tensor(seeds).split(CHAINS))
-        ends = [last(sample(denoiser, start.to(device()), self.T, self.sampler, own.tolist())) for start, own in some]
-        return torch.cat([end.cpu() for end in ends])
-
-    def clean(self) -> Tensor: # (n, channel, size, size), in [-1, 1]
-        "The pictures without noise."
-        return self.images.clean()
-
-    def noisy(self) -> Tensor: # (n, channel, size, size)
-        "The pictures x_T that the draws started from."
-        return self.result()["x"]
-
-    def draws(
-        self,
-        K: int | None,  # None: all
-    ) -> Tensor:        # (n, K, channel, size, size), uint8
-        "The first K draws for each picture."
-        return self.result()["zeta"][:, :K].contiguous()
-
-    def mean_draw(
-        self,
-        K: int | None,  # None: all
-    ) -> Tensor:        # (n, channel, size, size), in [-1, 1]
-        "The mean of the first K draws for each picture."
-        return in_chunks(lambda zeta: from_bytes(zeta).mean(1), self.draws(K), 1000)
+        def made() -> Tensor:
+            torch.manual_seed(self.streams.of("dropout", int(rows[0])).initial_seed())
+            start, seeds = x[rows].repeat_interleave(self.K, 0), self.streams.chains(rows.tolist(), self.K)
+            return BYTES[self.pixels](chain_ends(denoiser, start, self.T, self.sampler, seeds)).unflatten(0, (-1, self.K))
+        return kept(folder / f"part-{rows[0]}.safetensors", made)
 
 # %% ../../../nbs/papers/eiv/index.ipynb #1b9fe598
 def small_mlp(channels: int, size: int, classes: int) -> DropoutClassifier:
@@ -281,24 +316,38 @@ NETWORKS = {
 # %% ../../../nbs/papers/eiv/index.ipynb #0d205acc
 class Views(Protocol):
     "What there is to see of some inputs."
-    def clean(self) -> Tensor: ...                       # (n, ...)
-    def noisy(self) -> Tensor: ...                       # (n, ...)
-    def draws(self, K: int | None) -> Tensor: ...        # (n, K, ...); all draws for None
-    def mean_draw(self, K: int | None) -> Tensor: ...    # (n, ...)
+    def clean(self) -> Tensor: # (n, ...)
+        "The inputs without noise."
 
-def clean(views: Views, K: int | None) -> Tensor:        # (n, ...)
+    def noisy(self) -> Tensor: # (n, ...)
+        "The noisy inputs."
+
+    def draws(
+        self,
+        K: int | None,  # None: all that there are
+    ) -> Tensor:        # (n, K, ...)
+        "Draws of what each input may have been."
+
+    def mean_draw(
+        self,
+        K: int | None,
+    ) -> Tensor:        # (n, ...)
+        "The mean of the draws."
+
+# %% ../../../nbs/papers/eiv/index.ipynb #bdef36d9
+def clean(views: Views, K: int | None) -> Tensor: # (n, ...)
     "The inputs without noise."
     return views.clean()
 
-def noisy(views: Views, K: int | None) -> Tensor:        # (n, ...)
+def noisy(views: Views, K: int | None) -> Tensor: # (n, ...)
     "The noisy inputs."
     return views.noisy()
 
-def draws(views: Views, K: int | None) -> Tensor:        # (n, K, ...)
+def draws(views: Views, K: int | None) -> Tensor: # (n, K, ...)
     "K draws of what each may have been."
     return views.draws(K)
 
-def mean_draw(views: Views, K: int | None) -> Tensor:    # (n, ...)
+def mean_draw(views: Views, K: int | None) -> Tensor: # (n, ...)
     "The mean of the K draws."
     return views.mean_draw(K)
 
@@ -364,7 +413,7 @@ class FreshNoise:
     def __call__(self, x: Tensor) -> Tensor: # (n, ...) -> (n, ...)
         return perturb(x, self.T, self.schedule, torch.randn_like(x))
 
-# %% ../../../nbs/papers/eiv/index.ipynb #60366379
+# %% ../../../nbs/papers/eiv/index.ipynb #7f5b7887
 @dataclass(frozen=True)
 class TrainClassifier(Stage):
     """
