@@ -25,7 +25,8 @@ def test_wrong_requests_are_one_line_with_exit_code_2(project):
         ("run", "coins", "-p", "flips=[1, a]"): "parameter 'flips' must be a list like [10, 1000], got [1, 'a']",
         ("run", "coins", "-p", "a b=1"): "parameter 'a b' is not a name",
         ("run", "coins", "-p", "seeds"): "parameter 'seeds' must read name=value",
-        ("run", "coins", "--profile", "huge"): "profile 'huge' is unknown for coins/flips: allowed are quick, laptop, paper",
+        ("run", "coins", "--profile", "huge"):
+            "profile 'huge' is unknown for coins/flips: allowed are quick, laptop, paper",
         ("record", "coins", "--profile", "quick"):
             "coins/flips at quick is not finished: uncpaper run coins/flips --profile quick",
     }

@@ -13,7 +13,7 @@ import pytest
 
 MACHINERY = ("papers", "originals", "reproduce")  # need the extra; all else is science
 IMPORTED_AS = {"scikit-learn": "sklearn", "pillow": "PIL", "pyyaml": "yaml", "django-static-mathjax": "mathjax"}
-UNIMPORTED = {"jupyterlab", "nbclient", "snakemake", "smalldocs", "fastcore", "mathjax", "pyarrow"}  # run, or found by others
+UNIMPORTED = {"jupyterlab", "nbclient", "snakemake", "smalldocs", "fastcore", "mathjax", "pyarrow"}  # run, or found
 
 
 def required(root: Path, *extras: str) -> set[str]:

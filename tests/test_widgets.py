@@ -103,7 +103,7 @@ def test_refusals(book):
         (lambda: Flipbook.draw({"n": [1, 1]}, line), "axes: n must be a list of different values"),
         (lambda: Flipbook(book.axes, book.pictures, play="n"), "play must be one of"),
         (lambda: book.picture(slope=1, time=0), "choice must be one of the values of each of"),
-        (lambda: Flipbook.draw(AXES, line, format="gif"), "format must be 'svg' or 'png', got 'gif'"),
+        (lambda: Flipbook.draw(AXES, line, format="gif"), "format must be one of svg, png; got 'gif'"),
     ]:
         with pytest.raises(ValueError, match=said): wrong()
     plt.close("all")

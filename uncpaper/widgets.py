@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SVG', 'PNG', 'Value', 'picture_of', 'media_type', 'data_uri', 'Flipbook']
 
-# %% ../nbs/library/20_widgets.ipynb #a6836047
+# %% ../nbs/library/20_widgets.ipynb #f0c5cfc1
 import base64
 import gzip
 import html
@@ -23,9 +23,11 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 
+from .checks import one_of
+
 if TYPE_CHECKING: import ipywidgets # only the live face needs them
 
-# %% ../nbs/library/20_widgets.ipynb #58898fb4
+# %% ../nbs/library/20_widgets.ipynb #9ce590f5
 SVG, PNG = "svg+xml", "png" # as in image/svg+xml
 
 def picture_of(
@@ -33,7 +35,7 @@ def picture_of(
     format: str = "svg",  # or "png"
 ) -> bytes:               # the same for the same figure
     "A figure as a file. Raises ValueError for another format."
-    if format not in ("svg", "png"): raise ValueError(f"format must be 'svg' or 'png', got {format!r}")
+    one_of("format", format, ("svg", "png"))
     undated = {"Date": None, "Creator": None} if format == "svg" else {"Software": None}
     file = io.BytesIO()
     with mpl.rc_context({"svg.hashsalt": "uncpaper"}): figure.savefig(file, format=format, metadata=undated)
@@ -44,19 +46,23 @@ def _rounded(svg: bytes) -> bytes:
     "An SVG with two decimals in the coordinates of its paths; transformations keep all of theirs."
     return re.sub(rb' d="[^"]*"', lambda path: re.sub(rb"(\.\d\d)\d+", rb"\1", path[0]), svg)
 
-def media_type(picture: bytes) -> str:
+def media_type(
+    picture: bytes, # a file's
+) -> str:
     "`SVG` or `PNG`, from the first bytes. Raises ValueError for anything else."
     if picture.startswith(b"\x89PNG\r\n"): return PNG
     if picture.lstrip().startswith((b"<?xml", b"<svg")): return SVG
     raise ValueError(f"picture must be an SVG or a PNG file, got one that starts with {picture[:12]!r}")
 
-# %% ../nbs/library/20_widgets.ipynb #12e6887a
-def data_uri(picture: bytes) -> str:
-    "A picture as an address: SVG as escaped text, which packs well, PNG in base 64. Raises ValueError for anything else."
+# %% ../nbs/library/20_widgets.ipynb #f15c6cbd
+def data_uri(
+    picture: bytes, # a file's
+) -> str:
+    "A picture as an address: SVG as escaped text, which packs well, PNG in base 64. Raises ValueError for others."
     if media_type(picture) == PNG: return f"data:image/{PNG};base64,{base64.b64encode(picture).decode()}"
     return f"data:image/{SVG};charset=utf-8,{quote(picture, safe=' /:;,=()+-.*')}"
 
-# %% ../nbs/library/20_widgets.ipynb #7093f995
+# %% ../nbs/library/20_widgets.ipynb #21971195
 Value = float | str
 
 def _spelled(value: Value) -> str: return value if isinstance(value, str) else f"{value:g}"
@@ -69,19 +75,30 @@ _KEYS = 'data-lm-suppress-shortcuts="true"'
 
 def _html_control(name: str, values: Sequence[Value]) -> str:
     "A labelled slider or menu whose value is the place in `values`."
-    words = [html.escape(_spelled(v)) for v in values]
-    shared = f'name="{html.escape(name)}" data-words="{html.escape(json.dumps([_spelled(v) for v in values]))}" autocomplete="off" {_KEYS}'
-    options = "".join(f'<option value="{i}">{w}</option>' for i, w in enumerate(words))
-    slider = f'<input type="range" {shared} min="0" max="{len(values) - 1}" value="0" aria-valuetext="{words[0]}"><output>{words[0]}</output>'
-    return f'<label>{html.escape(_label(name))} {slider if _is_slider(values) else f"<select {shared}>{options}</select>"}</label>'
+    known = html.escape(json.dumps([_spelled(v) for v in values]))
+    shared = f'name="{html.escape(name)}" data-words="{known}" autocomplete="off" {_KEYS}'
+    control = _html_slider if _is_slider(values) else _html_menu
+    return f"<label>{html.escape(_label(name))} {control([html.escape(_spelled(v)) for v in values], shared)}</label>"
 
+def _html_slider(words: Sequence[str], shared: str) -> str:
+    "A slider with the word that it stands at; `shared` are attributes."
+    ends = f'min="0" max="{len(words) - 1}" value="0"'
+    return f'<input type="range" {shared} {ends} aria-valuetext="{words[0]}"><output>{words[0]}</output>'
+
+def _html_menu(words: Sequence[str], shared: str) -> str:
+    "A menu of words; `shared` are attributes."
+    options = "".join(f'<option value="{i}">{w}</option>' for i, w in enumerate(words))
+    return f"<select {shared}>{options}</select>"
+
+# %% ../nbs/library/20_widgets.ipynb #e593c9f7
 def _live_control(name: str, values: Sequence[Value]) -> "ipywidgets.Widget":
     "The same for JupyterLab; its value is one of `values`."
     import ipywidgets
     kind = ipywidgets.SelectionSlider if _is_slider(values) else ipywidgets.Dropdown
-    return kind(options=[(_spelled(v), v) for v in values], description=_label(name), style={"description_width": "initial"})
+    options = [(_spelled(v), v) for v in values]
+    return kind(options=options, description=_label(name), style={"description_width": "initial"})
 
-# %% ../nbs/library/20_widgets.ipynb #3f79cd95
+# %% ../nbs/library/20_widgets.ipynb #614ff1c2
 _STYLE = """
 .flipbook { max-width: 44rem; margin: 1em 0; }
 .flipbook .controls { display: flex; flex-wrap: wrap; align-items: center; gap: 0.5em 1.6em; margin-bottom: 0.7em; }
@@ -107,15 +124,25 @@ _SCRIPT = """
   const show = () => {
     image.src = pictures[controls.reduce((place, c, i) => place * words[i].length + +c.value, 0)];
     const chosen = controls.map((c, i) => words[i][+c.value]);
-    image.alt = [image.dataset.caption, controls.map((c, i) => `${c.name.replaceAll("_", " ")} ${chosen[i]}`).join(", ")].filter(Boolean).join("; ");
-    controls.forEach((c, i) => { if (c.type == "range") { c.nextSibling.value = chosen[i]; c.setAttribute("aria-valuetext", chosen[i]); } });
+    const said = controls.map((c, i) => `${c.name.replaceAll("_", " ")} ${chosen[i]}`).join(", ");
+    image.alt = [image.dataset.caption, said].filter(Boolean).join("; ");
+    controls.forEach((c, i) => {
+      if (c.type != "range") return;
+      c.nextSibling.value = chosen[i];
+      c.setAttribute("aria-valuetext", chosen[i]);
+    });
   };
   for (const c of controls) c.addEventListener("input", show);
   if (button) {
-    const along = controls.find(c => c.name == button.dataset.along), last = words[controls.indexOf(along)].length - 1;
+    const along = controls.find(c => c.name == button.dataset.along);
+    const last = words[controls.indexOf(along)].length - 1;
     let timer = null;
     const stop = () => { clearInterval(timer); timer = null; button.textContent = "Play"; };
-    const turn = () => { along.value = +along.value == last ? 0 : +along.value + 1; show(); if (+along.value == last) stop(); };
+    const turn = () => {
+      along.value = +along.value == last ? 0 : +along.value + 1;
+      show();
+      if (+along.value == last) stop();
+    };
     button.addEventListener("click", () => {
       if (timer) return stop();
       timer = setInterval(turn, 700); button.textContent = "Pause"; turn();
@@ -132,7 +159,7 @@ def _packed(
     "A list of addresses as JSON, compressed; the same bytes for the same list."
     return base64.b64encode(gzip.compress(json.dumps(addresses).encode(), mtime=0)).decode()
 
-# %% ../nbs/library/20_widgets.ipynb #66783587
+# %% ../nbs/library/20_widgets.ipynb #c509edd8
 def _check_axes(axes: Mapping[str, Sequence[Value]]) -> None:
     "Raises ValueError unless there is an axis, and each has values that are all different."
     if not axes: raise ValueError("axes must name at least one axis, got none")
@@ -159,13 +186,15 @@ class Flipbook:
         _check_axes(self.axes)
         object.__setattr__(self, "axes", {name: tuple(values) for name, values in self.axes.items()})
         self._check_combinations(list(product(*self.axes.values())))
-        if len(kinds := {media_type(p) for p in self.pictures.values()}) > 1: raise ValueError(f"pictures must be of one kind, got {sorted(kinds)}")
-        if self.play is not None and self.play not in self.axes: raise ValueError(f"play must be one of {list(self.axes)} or None, got {self.play!r}")
+        kinds = {media_type(p) for p in self.pictures.values()}
+        if len(kinds) > 1: raise ValueError(f"pictures must be of one kind, got {sorted(kinds)}")
+        if self.play is not None: one_of("play", self.play, self.axes)
 
     def _check_combinations(self, wanted: list[tuple[Value, ...]]) -> None:
-        for choice in wanted:
-            if choice not in self.pictures: raise ValueError(f"pictures: none for {_spelled_choice(list(self.axes), choice)}")
-        if unknown := [c for c in self.pictures if c not in set(wanted)]: raise ValueError(f"pictures: {unknown[0]!r} is no combination of the axes")
+        absent = [c for c in wanted if c not in self.pictures]
+        if absent: raise ValueError(f"pictures: none for {_spelled_choice(list(self.axes), absent[0])}")
+        unknown = [c for c in self.pictures if c not in set(wanted)]
+        if unknown: raise ValueError(f"pictures: {unknown[0]!r} is no combination of the axes")
         object.__setattr__(self, "pictures", {choice: self.pictures[choice] for choice in wanted})
 
     @classmethod
@@ -177,7 +206,7 @@ class Flipbook:
         play: str | None = None,
         format: str = "svg",          # or "png"
     ) -> "Flipbook":
-        "Draw every combination. Raises ValueError for an axis without values or with equal ones, and as the class does."
+        "Draw every combination. Raises ValueError for an axis without values or with equal ones, or as the class does."
         _check_axes(axes)
         choices = tqdm(list(product(*axes.values())), desc="pictures", leave=False)
         return cls(axes, {c: picture_of(draw(**dict(zip(axes, c))), format) for c in choices}, caption, play)
@@ -192,17 +221,28 @@ class Flipbook:
     def _repr_html_(self) -> str:
         "The face for a website: nothing is loaded, the bytes are the same every time."
         addresses, caption = [data_uri(p) for p in self.pictures.values()], html.escape(self.caption)
-        controls = "".join(_html_control(name, values) for name, values in self.axes.items())
-        button = f'<button type="button" {_KEYS} data-along="{html.escape(self.play)}">Play</button>' if self.play else ""
-        return (f'<figure class="flipbook"><style>{_STYLE}</style>\n<div class="controls" hidden>{button}{controls}</div>\n'
-                f'<img src="{addresses[0]}" alt="{caption}" data-caption="{caption}">\n<figcaption>{caption}</figcaption>\n'
-                f'<script type="text/plain" class="pictures">{_packed(addresses)}</script>\n<script>{_SCRIPT}</script>\n</figure>')
+        return "\n".join([
+            f'<figure class="flipbook"><style>{_STYLE}</style>',
+            f'<div class="controls" hidden>{self._html_controls()}</div>',
+            f'<img src="{addresses[0]}" alt="{caption}" data-caption="{caption}">',
+            f"<figcaption>{caption}</figcaption>",
+            f'<script type="text/plain" class="pictures">{_packed(addresses)}</script>',
+            f"<script>{_SCRIPT}</script>",
+            "</figure>",
+        ])
+
+    def _html_controls(self) -> str:
+        "A button, if it plays, and a control for each axis."
+        button = f'<button type="button" {_KEYS} data-along="{html.escape(self.play or "")}">Play</button>'
+        controls = (_html_control(name, values) for name, values in self.axes.items())
+        return "".join([button if self.play else "", *controls])
 
     def live(self) -> "ipywidgets.VBox":
         "The face for JupyterLab: the same controls and pictures, with Python behind them. Needs ipywidgets."
         import ipywidgets
         controls = {name: _live_control(name, values) for name, values in self.axes.items()}
-        image = ipywidgets.Image(format=media_type(next(iter(self.pictures.values()))), layout={"width": "100%", "max_width": "44rem"})
+        kind = media_type(next(iter(self.pictures.values())))
+        image = ipywidgets.Image(format=kind, layout={"width": "100%", "max_width": "44rem"})
         def show(change=None): image.value = self.picture(**{name: c.value for name, c in controls.items()})
         for control in controls.values(): control.observe(show, "value")
         show()
