@@ -8,13 +8,12 @@ __all__ = ['KNOWN', 'DIGITS', 'UNKNOWN', 'NETWORKS', 'SINGLE', 'ENSEMBLE', 'spli
            'accuracy_and_nll', 'Train', 'training_rows', 'readings', 'jitter_report', 'Score', 'entropy_of',
            'energy_of', 'rarity_of', 'uncertainties', 'detection', 'detections', 'calibration']
 
-# %% ../../../nbs/papers/ddu/index.ipynb #086859e9
+# %% ../../../nbs/papers/ddu/index.ipynb #19ad145a
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn

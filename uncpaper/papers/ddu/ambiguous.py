@@ -7,13 +7,12 @@ __all__ = ['LOWEST', 'HIGHEST', 'DISAGREEMENT', 'RECIPES', 'SMALL', 'Autoencoder
            'mixtures', 'sharpened', 'stratified', 'judgement', 'Ambiguous', 'recipe', 'with_pixel_noise',
            'AmbiguousPictures', 'PublishedAmbiguous', 'Dirty', 'ambiguous_pictures', 'dirty_task', 'dirty_networks']
 
-# %% ../../../nbs/papers/ddu/ambiguous-mnist.ipynb #a011bd74
+# %% ../../../nbs/papers/ddu/ambiguous-mnist.ipynb #b94c3c0d
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor

@@ -8,14 +8,13 @@ __all__ = ['ZERO', 'ONE', 'CENTRES', 'SPREADS', 'moons', 'ResidualFeatures', 'Mo
            'uniform', 'summed_loss', 'ToyEnsemble', 'Mixture', 'log_joint', 'objectives', 'clusters',
            'weighted_moments', 'fit_joint', 'fit_marginal', 'mixture', 'fit_conditional', 'ellipse', 'Objectives']
 
-# %% ../../../nbs/papers/ddu/toys.ipynb #4f28c3f6
+# %% ../../../nbs/papers/ddu/toys.ipynb #4bb0aaf3
 import functools
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
-import numpy as np
 import pandas as pd
 import torch
 from sklearn.datasets import make_moons
