@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from ..numerics import generator
 
-# %% ../../nbs/library/23_dropout.ipynb #148178fa
+# %% ../../nbs/library/23_dropout.ipynb #5091d1c3
 class SharedDropout(nn.Module):
     "Dropout whose mask is one per image, whatever the number of its zetas; the identity in evaluation mode."
     def __init__(
@@ -32,14 +32,16 @@ class SharedDropout(nn.Module):
         h: Tensor,  # (batch, feature) or (batch, zeta, feature)
     ) -> Tensor:    # the same shape
         "Raises ValueError for another number of axes."
-        if h.ndim not in (2, 3): raise ValueError(f"h: shape {tuple(h.shape)} must be (batch, feature) or (batch, zeta, feature)")
+        if h.ndim not in (2, 3):
+            raise ValueError(f"h: shape {tuple(h.shape)} must be (batch, feature) or (batch, zeta, feature)")
         if not self.training or self.p == 0: return h
         return h * F.dropout(torch.ones_like(h if h.ndim == 2 else h[:, :1]), self.p)
 
     def extra_repr(self) -> str:
+        "What `print` says of the layer."
         return f"p={self.p}"
 
-# %% ../../nbs/library/23_dropout.ipynb #dbb34c3f
+# %% ../../nbs/library/23_dropout.ipynb #90be4d26
 class DropoutClassifier(nn.Module):
     "A trunk without dropout, and a head with it: pictures -> logits."
     def __init__(
@@ -59,22 +61,30 @@ class DropoutClassifier(nn.Module):
         x: Tensor,  # (batch, channel, height, width) or (batch, zeta, channel, height, width)
     ) -> Tensor:    # (batch, feature) or (batch, zeta, feature)
         "What enters the head. Raises ValueError for another number of axes."
-        if x.ndim not in (4, 5): raise ValueError(f"x: shape {tuple(x.shape)} must be (batch, channel, height, width), or have zetas after the batch")
+        if x.ndim not in (4, 5):
+            wanted = "(batch, channel, height, width), or have zetas after the batch"
+            raise ValueError(f"x: shape {tuple(x.shape)} must be {wanted}")
         return self.trunk(x.flatten(0, -4)).unflatten(0, x.shape[:-3])
 
-    def forward(self, x: Tensor) -> Tensor: # (batch, class) or (batch, zeta, class)
+    def forward(
+        self,
+        x: Tensor,  # (batch, channel, height, width) or (batch, zeta, channel, height, width)
+    ) -> Tensor:    # (batch, class) or (batch, zeta, class)
+        "Logits. Raises ValueError for another number of axes."
         return self.head(self.features(x))
 
-# %% ../../nbs/library/23_dropout.ipynb #37115a53
+# %% ../../nbs/library/23_dropout.ipynb #b4c469d2
 def masks(
     model: DropoutClassifier,
     draws: int,          # number of networks M; at least 1
     seed: int = 0,
-) -> list[list[Tensor]]: # by draw and by linear layer of the head: what its inputs are multiplied by, 0 or 1 / (1 - p), (inputs,), beside the weights
+) -> list[list[Tensor]]: # by draw and linear layer of the head: (inputs,), what its inputs are multiplied by
     "The masks of networks theta_1 ... theta_M; those of theta_m do not depend on M. Raises ValueError for draws < 1."
     if draws < 1: raise ValueError(f"draws must be >= 1, got {draws}")
     streams = [generator(seed, "theta", m) for m in range(draws)]
-    return [[((torch.rand(layer.in_features, generator=g) < kept) / kept).to(layer.weight) for layer, kept in linear_layers(model.head)] for g in streams]
+    def mask(layer: nn.Linear, kept: float, g: torch.Generator) -> Tensor: # 0 or 1 / kept, beside the weights
+        return ((torch.rand(layer.in_features, generator=g) < kept) / kept).to(layer.weight)
+    return [[mask(layer, kept, g) for layer, kept in linear_layers(model.head)] for g in streams]
 
 def linear_layers(head: nn.Sequential) -> list[tuple[nn.Linear, float]]:
     "The linear layers of a head, each with the share of its inputs that dropout keeps."
@@ -84,7 +94,7 @@ def linear_layers(head: nn.Sequential) -> list[tuple[nn.Linear, float]]:
         if isinstance(layer, nn.Linear): found, kept = [*found, (layer, kept)], 1.0
     return found
 
-# %% ../../nbs/library/23_dropout.ipynb #af8f773e
+# %% ../../nbs/library/23_dropout.ipynb #b2cf0ecc
 class Thinned(nn.Module):
     "One network theta_m: a head without dropout, in which the dropped features are not there."
     def __init__(
@@ -99,13 +109,17 @@ class Thinned(nn.Module):
                                       for layer in head if not isinstance(layer, SharedDropout)])
         self.register_buffer("kept", kept[0])
 
-    def forward(self, h: Tensor) -> Tensor: # (..., feature) -> (..., class)
+    def forward(
+        self,
+        h: Tensor,  # (..., feature)
+    ) -> Tensor:    # (..., class)
+        "Logits from the features that are kept."
         return self.layers(h.index_select(-1, self.kept))
 
 def thinned(
     layer: nn.Linear,
     mask: Tensor,          # of its inputs, (inputs,)
-    columns: Tensor,       # inputs that are kept
+    columns: Tensor,       # inputs that are kept, (kept,), int64
     rows: Tensor | slice,  # outputs that the next layer keeps
 ) -> nn.Linear:
     "A linear layer without the inputs and outputs that are dropped."
@@ -115,7 +129,7 @@ def thinned(
     if layer.bias is not None: thin.bias = nn.Parameter(layer.bias[rows])
     return thin
 
-# %% ../../nbs/library/23_dropout.ipynb #40e0599f
+# %% ../../nbs/library/23_dropout.ipynb #0f26a221
 def predictive(
     model: DropoutClassifier,
     x: Tensor,        # zetas, (n, zeta, channel, height, width)
@@ -123,7 +137,7 @@ def predictive(
     seed: int = 0,    # of their masks
     size: int = 256,  # pictures at a time
 ) -> Tensor:          # probabilities (n, draw, zeta, class), on the CPU
-    "f_theta_m(zeta_k) for each draw m and zeta k, in evaluation mode. Raises ValueError for draws or size < 1, or an x without five axes."
+    "f_theta_m(zeta_k) for each draw m and zeta k. Raises ValueError for draws or size < 1, or an x without five axes."
     probabilities = torch.cat(list(predictions(model, x, draws, seed, size)))
     return probabilities.unflatten(0, x.shape[:2]).transpose(1, 2).contiguous()
 
@@ -138,10 +152,16 @@ def mean_predictive(
     means = torch.cat([p.mean(1, dtype=torch.float64) for p in predictions(model, x, draws, seed, size)])
     return means.unflatten(0, x.shape[:2]).mean(1).float()
 
-# %% ../../nbs/library/23_dropout.ipynb #ed64bb00
+# %% ../../nbs/library/23_dropout.ipynb #064ecf95
 @torch.no_grad()
-def predictions(model: DropoutClassifier, x: Tensor, draws: int, seed: int, size: int) -> Iterator[Tensor]: # (picture, draw, class)
-    "Probabilities for `size` pictures after another; the network's mode is then set back."
+def predictions(
+    model: DropoutClassifier,
+    x: Tensor,          # zetas, (n, zeta, channel, height, width)
+    draws: int,         # dropout networks M; with 1, dropout is off
+    seed: int,          # of their masks
+    size: int,          # pictures at a time
+) -> Iterator[Tensor]:  # (picture, draw, class), on the CPU
+    "Probabilities for `size` pictures after another, in evaluation mode; the network's mode is then set back."
     if x.ndim != 5: raise ValueError(f"x: shape {tuple(x.shape)} must be (n, zeta, channel, height, width)")
     if size < 1: raise ValueError(f"size must be >= 1, got {size}")
     heads, device, was_training = networks(model, draws, seed), next(model.parameters()).device, model.training

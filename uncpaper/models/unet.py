@@ -77,10 +77,10 @@ def group_count(width: int) -> int: # a divisor of width
     "Groups of a network's normalisations: 32 from the published width of 128 on, below it one for every 16 channels."
     return math.gcd(width, 32 if width >= 128 else max(1, width // 16))
 
-# %% ../../nbs/library/21_unet.ipynb #68cc3303
+# %% ../../nbs/library/21_unet.ipynb #212b14e4
 def silu(
     x: Tensor,  # any shape
-) -> Tensor:    # the same
+) -> Tensor:    # of x's shape
     "x sigmoid(x), which overwrites x when no gradient is wanted."
     return F.silu(x, inplace=not torch.is_grad_enabled())
 

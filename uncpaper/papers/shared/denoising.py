@@ -199,12 +199,12 @@ class TrainDenoiser(Stage):
                    label=f"{self.backbone} on {self.images.name}")
         return {"history": pd.DataFrame(rows), "weights": model.state_dict()}
 
-# %% ../../../nbs/papers/shared/denoising.ipynb #f604a54c
+# %% ../../../nbs/papers/shared/denoising.ipynb #9fc1e76b
 def denoiser_for(
     images: Source,
     parameters: Mapping[str, Any], # of a notebook: backbone, decay, denoiser_steps, _batch, _lr, _warm, _target, _cool
 ) -> TrainDenoiser:
-    "The training that a notebook's parameters describe; coloured pictures are mirrored, which digits would not survive."
+    "The training that a notebook's parameters say; coloured pictures are mirrored, which digits would not survive."
     given = {name: parameters[f"denoiser_{name}"] for name in ("steps", "batch", "lr", "warm", "target", "cool")}
     return TrainDenoiser(images, parameters["backbone"], **given, decay=parameters["decay"], flips=images.channels == 3)
 
