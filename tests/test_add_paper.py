@@ -16,7 +16,8 @@ def test_the_papers_example_runs_and_stands_everywhere(project):
     assert claim["low"] > 0 and 0 < claim["p"] < 0.025
 
     project("record", "coins", "--profile", "quick")
-    assert json.loads((project.home / "results/quick/coins/flips/result.json").read_text())["claims"][0]["verdict"] == "holds"
+    recorded = json.loads((project.home / "results/quick/coins/flips/result.json").read_text())
+    assert recorded["claims"][0]["verdict"] == "holds"
 
     project("site")
     page = (project.home / "_site/nbs/papers/coins/flips.html").read_text()
@@ -25,7 +26,8 @@ def test_the_papers_example_runs_and_stands_everywhere(project):
 
 
 def test_a_claim_that_the_notebook_forgets_stops_the_run(project):
-    project.edit("nbs/papers/coins/published.yaml", "values:", "  - {id: heavier, experiment: flips, sentence: Coins are heavy., source: p. 2}\nvalues:")
+    another = "  - {id: heavier, experiment: flips, sentence: Coins are heavy., source: p. 2}\n"
+    project.edit("nbs/papers/coins/published.yaml", "values:", f"{another}values:")
     process = project.start("run", "coins")
     _, err = process.communicate(timeout=300)
     assert process.returncode == 1
@@ -34,7 +36,8 @@ def test_a_claim_that_the_notebook_forgets_stops_the_run(project):
 
 def test_a_mistake_in_a_file_is_one_line_that_names_it(project):
     project.edit("nbs/papers/coins/profiles.yaml", "{seeds: 10}", "{sedes: 10}")
-    assert project("list", code=2) == "uncpaper: coins/profiles.yaml: flips: parameter 'sedes' is unknown: allowed are seeds, trials, flips\n"
+    unknown = "uncpaper: coins/profiles.yaml: flips: parameter 'sedes' is unknown: allowed are seeds, trials, flips\n"
+    assert project("list", code=2) == unknown
     project.edit("nbs/papers/coins/profiles.yaml", "{sedes: 10}", "{seeds: ten}")
     assert "parameter 'seeds' must be a int like 5, got 'ten'" in project("list", code=2)
     project.edit("nbs/papers/coins/profiles.yaml", "laptop: {seeds: ten}", "desktop: {seeds: 10}")

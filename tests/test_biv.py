@@ -1,10 +1,12 @@
-"BIV's stages: the paper's main claim at a small size, pairing, and the published size on a few files of the true format."
+"BIV's stages: the main claim at a small size, pairing, and the published size on a few files of the true format."
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from uncpaper.papers.biv import BIKE_MU, BIV, IV, L2, SGD, Angles, Bike, Cutoff, Faces, RedWine, Train, exponential, noisy_labels
+from uncpaper.papers.biv import (
+    BIKE_MU, BIV, IV, L2, SGD, Angles, Bike, Cutoff, Faces, RedWine, Train, exponential, noisy_labels,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -75,7 +77,8 @@ def test_faces_at_the_published_size_from_a_folder_of_the_true_format(tmp_path, 
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
     for age in range(20, 40):
-        Image.fromarray(rng.integers(0, 255, (200, 200, 3), dtype=np.uint8)).save(folder / f"{age}_0_0_2017010100000{age}.jpg.chip.jpg")
+        face = Image.fromarray(rng.integers(0, 255, (200, 200, 3), dtype=np.uint8))
+        face.save(folder / f"{age}_0_0_2017010100000{age}.jpg.chip.jpg")
     monkeypatch.setenv("UNCPAPER_DATA", str(tmp_path / "data"))
     from uncpaper import data
     if data.missing("utkface"): folder.rename(data.folder("utkface"))

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.optimize import brentq
 
-from uncpaper.losses import biv_loss, cutoff_loss, diffusion_loss, effective_batch_size, eiv_loss, epsilon_for_batch_size, iv_loss, mse_loss
+from uncpaper.losses import (
+    biv_loss, cutoff_loss, diffusion_loss, effective_batch_size, eiv_loss, epsilon_for_batch_size, iv_loss, mse_loss,
+)
 
 R = torch.tensor([1.0, 2.0, -3.0], dtype=torch.float64)
 ZERO = torch.zeros_like(R)
@@ -351,7 +353,8 @@ def test_epsilon_for_batch_size_is_the_smallest(pair, share):
     assert effective_batch_size(v, epsilon).item() >= minimum * (1 - 1e-12)
     if epsilon > 0:
         assert effective_batch_size(v, epsilon * (1 - 1e-6)).item() < minimum
-        assert epsilon == pytest.approx(brentq(lambda e: effective_batch_size(v, e).item() - minimum, 0, 1e6, rtol=1e-12), rel=1e-4)
+        root = brentq(lambda e: effective_batch_size(v, e).item() - minimum, 0, 1e6, rtol=1e-12)
+        assert epsilon == pytest.approx(root, rel=1e-4)
 
 
 def test_epsilon_for_batch_size_at_the_ends():
@@ -395,7 +398,8 @@ def test_eiv_values():
     p = torch.tensor([[0.9, 0.1]], dtype=torch.float64)
     assert eiv_loss(two_classes(p), torch.tensor([0])).item() == pytest.approx(0.693147, abs=1e-6)
     assert eiv_loss(two_classes(p), torch.tensor([1])).item() == pytest.approx(0.693147, abs=1e-6)
-    assert eiv_loss(two_classes(p[0, :, None]), torch.tensor([0, 0])).item() == pytest.approx(1.203973, abs=1e-6)  # the mean of the losses
+    apart = eiv_loss(two_classes(p[0, :, None]), torch.tensor([0, 0])).item()
+    assert apart == pytest.approx(1.203973, abs=1e-6)  # the mean of the losses
     logits, labels = zetas()
     assert eiv_loss(logits, labels).item() == pytest.approx(plain_eiv(logits, labels).item(), rel=1e-12)
 
@@ -409,7 +413,8 @@ def test_eiv_expectations_and_the_fall_with_k():
         for k, value in expected.items():
             size = n if k < 50 else n // 5
             values.append(eiv_loss(two_classes(p.sample((size, k))), torch.zeros(size, dtype=torch.long)).item())
-            if value is not None: assert values[-1] == pytest.approx(value, abs=5 / k**0.5 / math.sqrt(size) + 6e-4)  # deviations are below 1 / sqrt(K)
+            tolerance = 5 / k**0.5 / math.sqrt(size) + 6e-4  # deviations are below 1 / sqrt(K)
+            if value is not None: assert values[-1] == pytest.approx(value, abs=tolerance)
         assert values == sorted(values, reverse=True) and values[-1] > math.log(2)
 
 
@@ -417,7 +422,8 @@ def test_eiv_by_quadrature():
     "K = 2 uniform probabilities on a grid of 400 x 400 midpoints."
     u = (torch.arange(400, dtype=torch.float64) + 0.5) / 400
     pairs = torch.cartesian_prod(u, u)
-    assert eiv_loss(two_classes(pairs), torch.zeros(len(pairs), dtype=torch.long)).item() == pytest.approx(1.5 - math.log(2), abs=1e-5)
+    loss = eiv_loss(two_classes(pairs), torch.zeros(len(pairs), dtype=torch.long)).item()
+    assert loss == pytest.approx(1.5 - math.log(2), abs=1e-5)
 
 
 @given(st.integers(1, 20), st.integers(1, 6), st.integers(2, 12), st.integers(0, 1000))
@@ -428,7 +434,8 @@ def test_eiv_lies_between_its_bounds(n, k, classes, seed):
     value = eiv_loss(logits, labels).item()
     assert own.min(1).values.mean() - 1e-12 <= value <= own.mean().item() + 1e-12  # the best zeta, and Jensen
     assert eiv_loss(logits[:, torch.randperm(k)], labels).item() == pytest.approx(value, rel=1e-12)
-    assert eiv_loss(logits[:, :1].expand(n, k, classes), labels).item() == pytest.approx(eiv_loss(logits[:, :1], labels).item(), rel=1e-12)
+    repeated = eiv_loss(logits[:, :1].expand(n, k, classes), labels).item()
+    assert repeated == pytest.approx(eiv_loss(logits[:, :1], labels).item(), rel=1e-12)
     assert eiv_loss(logits + 7, labels).item() == pytest.approx(value, rel=1e-10)
 
 
@@ -456,7 +463,8 @@ def test_eiv_gradient():
 
 def test_eiv_of_wild_logits():
     for dtype in (torch.float32, torch.float64):
-        logits = torch.tensor([[[1e4, -1e4], [-1e4, -1e4]], [[-1e4, 1e4], [-1e4, 1e4]], [[1e4, -1e4], [-1e4, 1e4]]], dtype=dtype, requires_grad=True)
+        wild = [[[1e4, -1e4], [-1e4, -1e4]], [[-1e4, 1e4], [-1e4, 1e4]], [[1e4, -1e4], [-1e4, 1e4]]]
+        logits = torch.tensor(wild, dtype=dtype, requires_grad=True)
         for i, expected in enumerate((-math.log(0.75), 2e4, math.log(2))):
             value = eiv_loss(logits[i:i + 1], torch.tensor([0]))
             assert value.item() == pytest.approx(expected, rel=1e-6)
@@ -465,12 +473,16 @@ def test_eiv_of_wild_logits():
 
 
 @pytest.mark.parametrize("logits, labels, message", [
-    (torch.zeros(2, 3), torch.tensor([0, 1]), r"^logits: shape \(2, 3\) must be \(batch, zeta, class\), at least one of each$"),
+    (torch.zeros(2, 3), torch.tensor([0, 1]),
+     r"^logits: shape \(2, 3\) must be \(batch, zeta, class\), at least one of each$"),
     (torch.zeros(2, 0, 3), torch.tensor([0, 1]), r"^logits: shape \(2, 0, 3\) must be"),
     (torch.zeros(0, 2, 3), torch.zeros(0, dtype=torch.long), r"^logits: shape \(0, 2, 3\) must be"),
-    (torch.zeros(2, 4, 3), torch.tensor([0]), r"^labels: must be int64 of shape \(2,\), got torch.int64 of shape \(1,\)$"),
-    (torch.zeros(2, 4, 3), torch.zeros(2, 4, dtype=torch.long), r"^labels: must be int64 of shape \(2,\), got torch.int64 of shape \(2, 4\)$"),
-    (torch.zeros(2, 4, 3), torch.zeros(2), r"^labels: must be int64 of shape \(2,\), got torch.float32 of shape \(2,\)$"),
+    (torch.zeros(2, 4, 3), torch.tensor([0]),
+     r"^labels: must be int64 of shape \(2,\), got torch.int64 of shape \(1,\)$"),
+    (torch.zeros(2, 4, 3), torch.zeros(2, 4, dtype=torch.long),
+     r"^labels: must be int64 of shape \(2,\), got torch.int64 of shape \(2, 4\)$"),
+    (torch.zeros(2, 4, 3), torch.zeros(2),
+     r"^labels: must be int64 of shape \(2,\), got torch.float32 of shape \(2,\)$"),
     (torch.zeros(2, 4, 3), torch.tensor([0, 3]), r"^labels: must be from 0 to 2, got 0 to 3$"),
     (torch.zeros(2, 4, 3), torch.tensor([-100, 1]), r"^labels: must be from 0 to 2, got -100 to 1$"),
 ])
@@ -526,8 +538,10 @@ def test_targets_are_one_another_by_weights():
     a, s = Circle().alpha(40), Circle().sigma(40)
     error = torch.randn(x0.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     v = a * noise - s * x0
-    losses = [diffusion_loss(lambda x, t: y, x0, t, noise, Circle(), target).item() for target, y in (("x0", x0 + error), ("epsilon", noise - a / s * error), ("v", v - error / s))]
-    assert losses[1] == pytest.approx(losses[0] * (a / s).item() ** 2) and losses[2] == pytest.approx(losses[0] / s.item() ** 2)
+    said = {"x0": x0 + error, "epsilon": noise - a / s * error, "v": v - error / s}
+    losses = [diffusion_loss(lambda x, t: y, x0, t, noise, Circle(), target).item() for target, y in said.items()]
+    assert losses[1] == pytest.approx(losses[0] * (a / s).item() ** 2)
+    assert losses[2] == pytest.approx(losses[0] / s.item() ** 2)
 
 
 def test_diffusion_loss_trains():
@@ -541,7 +555,10 @@ def test_diffusion_loss_refuses():
     x0, t, noise = noisy(5)
     same = lambda x, t: x
     for times in (t[:3], t[:, None], torch.tensor(3)):
-        with pytest.raises(ValueError, match=r"^t: shape \(.*\) must be one per picture, \(5,\)$"): diffusion_loss(same, x0, times, noise, Circle())
-    with pytest.raises(ValueError, match="^target must be one of epsilon, x0, v, got noise$"): diffusion_loss(same, x0, t, noise, Circle(), "noise")
-    with pytest.raises(ValueError, match=r"must be the prediction's"): diffusion_loss(lambda x, t: x[:, :, :1], x0, t, noise, Circle())
+        with pytest.raises(ValueError, match=r"^t: shape \(.*\) must be one per picture, \(5,\)$"):
+            diffusion_loss(same, x0, times, noise, Circle())
+    with pytest.raises(ValueError, match="^target must be one of epsilon, x0, v, got noise$"):
+        diffusion_loss(same, x0, t, noise, Circle(), "noise")
+    with pytest.raises(ValueError, match=r"must be the prediction's"):
+        diffusion_loss(lambda x, t: x[:, :, :1], x0, t, noise, Circle())
     with pytest.raises(ValueError, match=r"\(5, 1, 4, 4\)"): diffusion_loss(same, x0, t, noise[:, :, :1], Circle())

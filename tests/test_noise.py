@@ -9,8 +9,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from uncpaper.noise import (GammaVariance, UniformVariance, VarianceMixture, disturb, label_noise, maximum_uniform_variance,
-                            ratio_weights, second_mean, survives)
+from uncpaper.noise import (
+    GammaVariance, UniformVariance, VarianceMixture, disturb, label_noise, maximum_uniform_variance, ratio_weights,
+    second_mean, survives,
+)
 
 N = 100_000
 positive = st.floats(1e-3, 1e3)

@@ -99,15 +99,16 @@ def seed_dot(
     where = {"x": place, "y": mean, "yerr": half} if upright else {"x": mean, "y": place, "xerr": half}
     axes.errorbar(**where, **{"fmt": "o", "markersize": 4, "capsize": 2, "color": colour, **style})
 
-# %% ../nbs/library/13_plots.ipynb #ed04e42a
+# %% ../nbs/library/13_plots.ipynb #bdda3997
 def published_curve(
     axes: Axes,
     curve: Mapping[float, float],  # place -> what the paper printed
-    label: str = "published",
+    label: str | None = "published",
     linestyle: str = "-",          # tells curves of one paper apart
 ) -> None:
     "Draw a curve of the paper, thin and grey, behind ours."
-    axes.plot(list(curve), list(curve.values()), linestyle, color=COLOURS["published"], linewidth=0.9, zorder=0, label=label)
+    grey = dict(color=COLOURS["published"], linewidth=0.9, zorder=0)
+    axes.plot(list(curve), list(curve.values()), linestyle, label=label, **grey)
 
 # %% ../nbs/library/13_plots.ipynb #4918fbdd
 def mosaic(

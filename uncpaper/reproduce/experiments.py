@@ -111,12 +111,12 @@ def declared(
     except (AttributeError, ValueError) as error:
         raise BadFile(f"parameters cell: every line must read `name = constant` ({error})") from None
 
-# %% ../../nbs/reproduce/04_experiments.ipynb #e976b612
+# %% ../../nbs/reproduce/04_experiments.ipynb #7514dfb7
 def fits(
     value: Any,
     default: Any, # of the type that the value must have
 ) -> bool:
-    "Whether a value has its default's type; a whole number will do for a float, a list for a tuple; every item must fit."
+    "Whether a value has its default's type; a whole number will do for a float, a list for a tuple; all items must fit."
     if isinstance(default, float): return isinstance(value, (int, float)) and not isinstance(value, bool)
     if isinstance(default, (list, tuple)):
         return isinstance(value, (list, tuple)) and all(fits(v, default[0]) for v in value if default)

@@ -121,9 +121,9 @@ def interval(
     "The interval of a verdict in a table's cell."
     return f"[{verdict.low:.3g}, {verdict.high:.3g}]" if verdict.low is not None else "none"
 
-# %% ../../nbs/reproduce/05_study.ipynb #9b159534
+# %% ../../nbs/reproduce/05_study.ipynb #9d753b93
 class Study:
-    "An experiment while its notebook runs. Raises BadRequest for a name that no experiment has, and for bad parameters."
+    "An experiment while its notebook runs. Raises BadRequest for a name that no experiment has, or bad parameters."
     def __init__(
         self,
         name: str,   # paper/experiment
@@ -230,5 +230,5 @@ class Study:
     def verdicts(self) -> pd.DataFrame:
         "Claims and verdicts as a table."
         return pd.DataFrame([
-            {"claim": c.sentence, "estimate": c.estimate, "95 % interval": interval(c), "verdict": c.verdict, "seeds": c.seeds}
-            for c in self.claims.values()])
+            {"claim": c.sentence, "estimate": c.estimate, "95 % interval": interval(c), "verdict": c.verdict,
+             "seeds": c.seeds} for c in self.claims.values()])
