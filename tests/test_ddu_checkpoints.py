@@ -1,4 +1,4 @@
-"""The original's checkpoints and result files: every architecture against networks restated here, refusals, keys, strict JSON."""
+"The original's checkpoints and result files: every architecture against networks restated here, refusals, JSON."
 
 import json
 import math
@@ -89,8 +89,8 @@ class Block(nn.Module):
         self.bn1, self.bn2 = nn.BatchNorm2d(width), nn.BatchNorm2d(width)
         self.shortcut = nn.Sequential()
         if stride > 1 or inputs != outputs:
-            self.shortcut = nn.Sequential(Averaged(outputs,
-                                                   stride)) if mod else nn.Sequential(conv(sn, inputs, outputs, 1, stride, size), nn.BatchNorm2d(outputs))
+            mapped = nn.Sequential(conv(sn, inputs, outputs, 1, stride, size), nn.BatchNorm2d(outputs))
+            self.shortcut = nn.Sequential(Averaged(outputs, stride)) if mod else mapped
 
     def forward(self, x):
         out = self.bn2(self.conv2(act(self.bn1(self.conv1(x)), self.mod)))
@@ -296,7 +296,8 @@ def test_what_does_not_fit_is_named(tmp_path):
 def test_spectral_normalisation_must_be_as_saved(tmp_path):
     torch.save(VGG(False, False, 1, 28).state_dict(), tmp_path / "plain.model")
     message = refusal(lambda: read_checkpoint(tmp_path / "plain.model", Network("vgg16", 3.0), MNIST))
-    assert "52 missing, the first features.0.weight_orig" in message and "13 too many, the first features.0.weight" in message
+    assert "52 missing, the first features.0.weight_orig" in message
+    assert "13 too many, the first features.0.weight" in message
 
 
 # Names and trees
@@ -336,7 +337,8 @@ def test_single_networks_count_on_from_the_first_seed(tmp_path):
         (tmp_path / f"Run{run + 1}" / f"vgg16_sn_3.0_mod_{run + 4}_350.model").touch()
     assert [[c.seed for c in run]
             for run in find_checkpoints(tmp_path, "vgg16", 4, 3, spectral_norm=3.0, modified=True)] == [[4], [5], [6]]
-    assert "Run4/vgg16_sn_3.0_mod_7_350.model" in refusal(lambda: find_checkpoints(tmp_path, "vgg16", 4, 4, spectral_norm=3.0, modified=True))
+    four = refusal(lambda: find_checkpoints(tmp_path, "vgg16", 4, 4, spectral_norm=3.0, modified=True))
+    assert "Run4/vgg16_sn_3.0_mod_7_350.model" in four
 
 
 # Result files
@@ -355,7 +357,7 @@ def entropy(p):
 
 
 def quality(known, foreign, positive):
-    "AUROC and average precision of scikit-learn; scores are higher for the foreign, unless `in`, where they are confidences."
+    "AUROC and average precision of scikit-learn; scores are higher for the foreign, or for `in`, confidences."
     labels = np.r_[np.zeros(len(known)), np.ones(len(foreign))]
     labels = 1 - labels if positive == "in" else labels
     return roc_auc_score(labels, np.r_[known, foreign]), average_precision_score(labels, np.r_[known, foreign])
@@ -390,8 +392,9 @@ def test_keys_of_an_ensemble_file():
         pe = {name: entropy(q.mean(0)) for name, q in p.items()}
         check(document["values"], key + "m2", pe["test"], pe["far"], "out")
         check(document["values"], key + "m1", *(pe[name] - entropy(p[name]).mean(0) for name in ("test", "far")), "out")
-    assert document["values"]["accuracy"][0] == (torch.stack([run["test"]["logits"].double().softmax(-1)
-                                                              for run in runs]).mean(0).argmax(1) == runs[0]["test"]["labels"]).double().mean()
+    mean = torch.stack([run["test"]["logits"].double().softmax(-1) for run in runs]).mean(0)
+    accuracy = (mean.argmax(1) == runs[0]["test"]["labels"]).double().mean()
+    assert document["values"]["accuracy"][0] == accuracy
     assert document["explicit"]["ensemble MI"]["values"]["aleatoric_auroc"] == document["values"]["m2_auroc"]
 
 
@@ -405,7 +408,8 @@ def test_keys_of_a_gmm_file():
     plain = evaluate_json([run], "softmax", "far", {})
     assert all(plain["mean"][key] == document["mean"][key] for key in ("accuracy", "ece", "t_ece"))
     explicit = document["explicit"]["DDU"]["mean"]
-    assert explicit["aleatoric_auroc"] == plain["mean"]["m2_auroc"] and explicit["auprc_in"] == document["mean"]["m1_auprc"]
+    assert explicit["aleatoric_auroc"] == plain["mean"]["m2_auroc"]
+    assert explicit["auprc_in"] == document["mean"]["m1_auprc"]
     assert set(explicit) == {"aleatoric_auroc", "auroc", "auprc_in", "auprc_out", "fpr95"}
 
 

@@ -1,4 +1,4 @@
-"""The original's EiV files: weights against an independent rendering of its equations, arrays in its layout, and files that are not to be trusted."""
+"The original's EiV files: weights against its equations rendered anew, arrays in its layout, files not to be trusted."
 
 import math
 import pickle
@@ -68,8 +68,8 @@ class Shapes(dict):
 
 def state_of(shapes, seed=0):
     g = torch.Generator().manual_seed(seed)
-    return {name: torch.randn(shape, generator=g) / max(1, math.prod(shape) / shape[0]) ** 0.5 for name,
-            shape in shapes.items()}
+    return {name: torch.randn(shape, generator=g) / max(1, math.prod(shape) / shape[0]) ** 0.5
+            for name, shape in shapes.items()}
 
 
 class Equations:
@@ -212,14 +212,14 @@ class ResNet9(nn.Module):
     "The layers under the names that the original's files have."
     def __init__(self, channels, classes, dropout):
         super().__init__()
-        self.conv1, self.conv2, self.res1 = block(channels, 64), block(64, 128,
-                                                                       True), nn.Sequential(block(128, 128), block(128, 128))
-        self.conv3, self.conv4, self.res2 = block(128, 256, True), block(256, 512,
-                                                                         True), nn.Sequential(block(512, 512), block(512, 512))
+        self.conv1, self.conv2 = block(channels, 64), block(64, 128, True)
+        self.res1 = nn.Sequential(block(128, 128), block(128, 128))
+        self.conv3, self.conv4 = block(128, 256, True), block(256, 512, True)
+        self.res2 = nn.Sequential(block(512, 512), block(512, 512))
         self.dropout = dropout
         if dropout:
-            self.linear, self.classifier = nn.Sequential(nn.Flatten(), nn.Dropout(),
-                                                         nn.Linear(2048, 512)), nn.Sequential(nn.Dropout(), nn.Linear(512, classes))
+            self.linear = nn.Sequential(nn.Flatten(), nn.Dropout(), nn.Linear(2048, 512))
+            self.classifier = nn.Sequential(nn.Dropout(), nn.Linear(512, classes))
         else: self.classifier = nn.Sequential(nn.MaxPool2d(4), nn.Flatten(), nn.Linear(512, classes))
 
     def forward(self, x):
@@ -233,9 +233,7 @@ class MLP(nn.Module):
     def __init__(self):
         super().__init__()
         sizes = [1024, 1024, 1024, 10]
-        self.mlp = nn.Sequential(*[layer for i,
-                                   o in zip(sizes, sizes[1:])
-                                   for layer in (nn.Dropout(), nn.Linear(i, o), nn.ReLU())][:-1])
+        self.mlp = nn.Sequential(*[layer for i, o in zip(sizes, sizes[1:]) for layer in (nn.Dropout(), nn.Linear(i, o), nn.ReLU())][:-1])
 
     def forward(self, x): return self.mlp(x.flatten(1))
 
@@ -281,7 +279,8 @@ def test_a_classifier_that_does_not_fit_is_refused(tmp_path, changes, data, frag
 
 def test_running_statistics_are_not_the_originals(tmp_path):
     state = {**ResNet9(3, 10, True).state_dict(), "conv1.1.running_mean": torch.zeros(64)}
-    assert "1 too many, the first conv1.1.running_mean" in refusal(lambda: read_classifier(saved_classifier(tmp_path / "a", "resnet9_dropout", state), "cifar10"))
+    path = saved_classifier(tmp_path / "a", "resnet9_dropout", state)
+    assert "1 too many, the first conv1.1.running_mean" in refusal(lambda: read_classifier(path, "cifar10"))
     assert set(HEADS) == {"mlp", "resnet9", "resnet9_dropout"}
 
 
@@ -313,8 +312,7 @@ def test_a_numpy_object_is_no_way_in(tmp_path):
 def test_numpy_numbers_of_old_and_new_are_read(tmp_path):
     torch.save({"lr": np.float64(2e-4)}, tmp_path / "new")
     assert read_saved(tmp_path / "new", ["lr"])["lr"] == 2e-4
-    old = pickle.dumps({"lr": np.float64(2e-4)}, protocol=2).replace(b"numpy._core.multiarray",
-                                                                     b"numpy.core.multiarray")
+    old = pickle.dumps({"lr": np.float64(2e-4)}, protocol=2).replace(b"numpy._core", b"numpy.core")
     assert b"numpy.core.multiarray" in old
     archive = torch.PyTorchFileWriter(str(tmp_path / "old"))
     archive.write_record("data.pkl", old, len(old))
@@ -326,7 +324,8 @@ def test_numpy_numbers_of_old_and_new_are_read(tmp_path):
 @pytest.mark.parametrize("value", [torch.ones(2), [1], {"state_dict": {}}, {"step": 1}])
 def test_other_contents_name_the_key(tmp_path, value):
     torch.save(value, tmp_path / "a")
-    assert "must have the keys step, model, state_dict, state_dict_ema" in refusal(lambda: read_saved(tmp_path / "a", DIFFUSION))
+    message = refusal(lambda: read_saved(tmp_path / "a", DIFFUSION))
+    assert "must have the keys step, model, state_dict, state_dict_ema" in message
     assert "must have the keys epoch" in refusal(lambda: read_saved(tmp_path / "a", CLASSIFIER))
 
 
@@ -349,8 +348,8 @@ def test_zetas_are_the_originals_layout(tmp_path):
     assert found.x.shape == (4, 5, 3, 32, 32) and found.x.dtype == torch.uint8 and found.y.tolist() == [6, 9, 9, 4]
     assert found.x[1, 2, 0, 3, 4] == data[1, 2, 3, 4, 0]
     again = np.load(write_zetas(tmp_path / "again.npz", *found))
-    assert set(again) == set(ZETAS) and np.array_equal(again["data"],
-                                                       data) and np.array_equal(again["Y"], y) and again["data"].dtype == np.uint8
+    assert set(again) == set(ZETAS) and again["data"].dtype == np.uint8
+    assert np.array_equal(again["data"], data) and np.array_equal(again["Y"], y)
 
 
 @pytest.mark.parametrize("arrays, fragment", [
@@ -401,7 +400,8 @@ def test_quality_is_that_of_the_averaged_probabilities(n, draws, K, classes, see
     for name, p in zip(METHODS,
                        (said.zeta.double().mean((1, 2)), said.zeta_mean.double().mean((1, 2)),
                         said.x.double().mean(1))):
-        log = torch.log(said.zeta.double()).logsumexp((1, 2)) - math.log(draws * K)  # the original's way to the same mean
+        # the original's way to the same mean
+        log = torch.log(said.zeta.double()).logsumexp((1, 2)) - math.log(draws * K)
         if name == "EiV": torch.testing.assert_close(log.exp(), p)
         true = p[torch.arange(n), said.labels]
         assert table.loc[name, "accuracy"] == pytest.approx((p.argmax(1) == said.labels).double().mean().item())
@@ -442,8 +442,8 @@ def test_nothing_is_written_that_could_not_be_read(tmp_path):
     for wrong in (said._replace(x=said.x * 2), said._replace(labels=said.labels[:3]),
                   said._replace(zeta=said.zeta[:, :2])):
         refusal(lambda: write_predictives(path, wrong))
-    assert all(a.equal(b) for a,
-               b in zip(read_predictives(path), said)) and [p.name for p in tmp_path.iterdir()] == ["a.npz"]
+    assert all(a.equal(b) for a, b in zip(read_predictives(path), said))
+    assert [p.name for p in tmp_path.iterdir()] == ["a.npz"]
 
 
 # Where files are
@@ -454,8 +454,8 @@ def test_the_tree_is_the_originals():
     assert str(tree.zetas("test", 120, 50)) == "data/test/cifar10t120n_zeta50.npz"
     folders = {"EiV": "n_zeta5", "AIV": "n_zeta5mean", "non-EiV": "n_zeta0"}
     for method, folder in folders.items():
-        assert str(tree.classifier(method,
-                                   30)) == f"results_pred/cifar10/resnet9_dropoutddpm/{folder}/seed1/checkpoints/30cifar100099.pth.tar"
-    assert str(Tree("", "mnist", 3, 20, 10,
-                    "mlp").predictives(1, 7, 9)) == "results_pred/mnist/mlpddpm/n_zeta20/seed3/mnist_n_theta7_n_zeta9_t1seed3.npz"
+        where = f"results_pred/cifar10/resnet9_dropoutddpm/{folder}/seed1/checkpoints"
+        assert str(tree.classifier(method, 30)) == f"{where}/30cifar100099.pth.tar"
+    tree, where = Tree("", "mnist", 3, 20, 10, "mlp"), "results_pred/mnist/mlpddpm/n_zeta20/seed3"
+    assert str(tree.predictives(1, 7, 9)) == f"{where}/mnist_n_theta7_n_zeta9_t1seed3.npz"
     assert "method must be one of EiV, AIV, non-EiV" in refusal(lambda: tree.runs("BIV"))
