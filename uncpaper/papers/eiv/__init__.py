@@ -6,7 +6,7 @@
 __all__ = ['SIZES', 'BYTES', 'CHOICES', 'PART', 'NETWORKS', 'METHODS', 'WITH_JUDGE', 'AUGMENTATIONS', 'FLIPS', 'CleanPictures',
            'Parts', 'stretched', 'Streams', 'chain_ends', 'kept', 'PictureViews', 'Zetas', 'small_mlp', 'mlp',
            'small_resnet9', 'resnet9_plain', 'resnet9_dropout', 'Network', 'Views', 'clean', 'noisy', 'draws',
-           'mean_draw', 'Method', 'by_name', 'unchanged', 'LabelLoss', 'FreshNoise', 'TrainClassifier', 'turned',
+           'mean_draw', 'Method', 'by_name', 'unchanged', 'FreshNoise', 'LabelLoss', 'TrainClassifier', 'turned',
            'Predict', 'quality']
 
 # %% ../../../nbs/papers/eiv/index.ipynb #f27c83a6
@@ -57,7 +57,8 @@ class CleanPictures(SignedPictures):
 
 # %% ../../../nbs/papers/eiv/index.ipynb #16e34469
 SIZES = { # sets, and the height and width that networks see; two are enlarged, as in the original
-    "digits": 8, "mnist": 28, "fashion-mnist": 28, "mnist-full": 32, "fashion-mnist-full": 32, "cifar-10": 32, "cifar-100": 32,
+    "digits": 8, "mnist": 28, "fashion-mnist": 28, "mnist-full": 32, "fashion-mnist-full": 32,
+    "cifar-10": 32, "cifar-100": 32,
 }
 
 @dataclass(frozen=True)
@@ -93,7 +94,8 @@ class Parts:
         count: int,
     ) -> CleanPictures:
         "A run of rows."
-        return CleanPictures(Pictures(self.task, "all" if self.together else split, count, first, "shuffled"), self.size)
+        split = "all" if self.together else split
+        return CleanPictures(Pictures(self.task, split, count, first, "shuffled"), self.size)
 
     @property
     def for_classifier(self) -> CleanPictures:
@@ -161,7 +163,8 @@ def chain_ends(
 ) -> Tensor:            # (chain, channel, size, size), on the CPU
     "Where reverse chains end, `CHAINS` of them at a time."
     some = zip(x.split(CHAINS), torch.tensor(seeds).split(CHAINS))
-    return torch.cat([last(sample(denoiser, start.to(device()), T, sampler, own.tolist())).cpu() for start, own in some])
+    runs = (sample(denoiser, start.to(device()), T, sampler, own.tolist()) for start, own in some)
+    return torch.cat([last(run).cpu() for run in runs])
 
 # %% ../../../nbs/papers/eiv/index.ipynb #d7c5bb40
 def kept(
@@ -264,7 +267,8 @@ class Zetas(PictureViews, Stage):
         parts = tqdm(torch.arange(len(x)).split(PART), desc=self.label, unit="part", leave=False)
         zeta = torch.cat([self.part(folder, denoiser, x, rows) for rows in parts])
         for path in folder.glob("part-*"): path.unlink()
-        return {"zeta": zeta, "x": x, "y": y, "calls": {"predicted": self.predicted, "counted now": denoiser.evaluations}}
+        calls = {"predicted": self.predicted, "counted now": denoiser.evaluations}
+        return {"zeta": zeta, "x": x, "y": y, "calls": calls}
 
     def part(
         self,
@@ -277,7 +281,8 @@ class Zetas(PictureViews, Stage):
         def made() -> Tensor:
             torch.manual_seed(self.streams.of("dropout", int(rows[0])).initial_seed())
             start, seeds = x[rows].repeat_interleave(self.K, 0), self.streams.chains(rows.tolist(), self.K)
-            return BYTES[self.pixels](chain_ends(denoiser, start, self.T, self.sampler, seeds)).unflatten(0, (-1, self.K))
+            zeta = BYTES[self.pixels](chain_ends(denoiser, start, self.T, self.sampler, seeds))
+            return zeta.unflatten(0, (-1, self.K))
         return kept(folder / f"part-{rows[0]}.safetensors", made)
 
 # %% ../../../nbs/papers/eiv/index.ipynb #1b9fe598
@@ -387,31 +392,42 @@ WITH_JUDGE = METHODS | by_name(Method("clean", clean, clean))
 # %% ../../../nbs/papers/eiv/index.ipynb #e40df3e0
 def unchanged(
     x: Tensor,  # any shape
-) -> Tensor:    # the same
+) -> Tensor:    # same shape
     "Nothing done to pictures."
     return x
 
 AUGMENTATIONS = {"none": unchanged, "flips": mirrored, "full": fully_augmented} # of training pictures, one by one
 
-# %% ../../../nbs/papers/eiv/index.ipynb #a4b49f17
-@dataclass(frozen=True)
-class LabelLoss:
-    "The EiV loss of a batch of pictures, or of K draws of each, which may be bytes; of one picture it is cross-entropy."
-    augment: Callable[[Tensor], Tensor]  # done to the pictures
-    noise: Callable[[Tensor], Tensor]    # then added
-
-    def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor: # (n, ...) or (n, K, ...), (n,) -> scalar
-        logits = model(self.noise(self.augment(from_bytes(x) if x.dtype == torch.uint8 else x)))
-        return eiv_loss(logits if logits.ndim == 3 else logits[:, None], y)
-
+# %% ../../../nbs/papers/eiv/index.ipynb #a9c06d29
 @dataclass(frozen=True)
 class FreshNoise:
     "Noise of its own for a picture whenever it is used."
     T: int              # index of the noise level
     schedule: Schedule
 
-    def __call__(self, x: Tensor) -> Tensor: # (n, ...) -> (n, ...)
+    def __call__(
+        self,
+        x: Tensor,  # (n, ...)
+    ) -> Tensor:    # same shape
+        "x_T, from torch's random state."
         return perturb(x, self.T, self.schedule, torch.randn_like(x))
+
+# %% ../../../nbs/papers/eiv/index.ipynb #a4b49f17
+@dataclass(frozen=True)
+class LabelLoss:
+    "The EiV loss of pictures, or of K draws of each, which may be bytes; of one picture it is cross-entropy."
+    augment: Callable[[Tensor], Tensor]  # done to the pictures
+    noise: Callable[[Tensor], Tensor]    # then added
+
+    def __call__(
+        self,
+        model: nn.Module,
+        x: Tensor,  # (n, channel, size, size), or draws (n, K, channel, size, size)
+        y: Tensor,  # labels, (n,)
+    ) -> Tensor:    # scalar, nats
+        "The loss of a batch."
+        logits = model(self.noise(self.augment(from_bytes(x) if x.dtype == torch.uint8 else x)))
+        return eiv_loss(logits if logits.ndim == 3 else logits[:, None], y)
 
 # %% ../../../nbs/papers/eiv/index.ipynb #7f5b7887
 @dataclass(frozen=True)
@@ -483,7 +499,7 @@ class TrainClassifier(Stage):
         "The trained network, in evaluation mode, on the device for it."
         return restored(self.model(), self.result()["weights"])
 
-# %% ../../../nbs/papers/eiv/index.ipynb #6c3c0732
+# %% ../../../nbs/papers/eiv/index.ipynb #a8c87179
 def turned(
     x: Tensor,  # (..., width)
 ) -> Tensor:    # same shape
@@ -492,6 +508,7 @@ def turned(
 
 FLIPS = {"none": (unchanged,), "random": (mirrored,), "both": (unchanged, turned)} # what a test picture is seen as
 
+# %% ../../../nbs/papers/eiv/index.ipynb #6c3c0732
 @dataclass(frozen=True)
 class Predict(Stage):
     """
@@ -523,7 +540,8 @@ class Predict(Stage):
         "Predictions of all pictures, 250 at a time."
         model, (x, y) = self.classifier.load(), self.views()
         torch.manual_seed(self.classifier.seed)
-        p = in_chunks(lambda part: self.probabilities(model, part), x, 250, label=f"predictions of {self.classifier.method}")
+        label = f"predictions of {self.classifier.method}"
+        p = in_chunks(lambda part: self.probabilities(model, part), x, 250, label=label)
         return {"probabilities": p.float(), "labels": y}
 
     def views(self) -> Split: # x (n, zeta, channel, size, size), maybe bytes; y (n,)
