@@ -233,7 +233,8 @@ class MLP(nn.Module):
     def __init__(self):
         super().__init__()
         sizes = [1024, 1024, 1024, 10]
-        self.mlp = nn.Sequential(*[layer for i, o in zip(sizes, sizes[1:]) for layer in (nn.Dropout(), nn.Linear(i, o), nn.ReLU())][:-1])
+        layers = [layer for i, o in zip(sizes, sizes[1:]) for layer in (nn.Dropout(), nn.Linear(i, o), nn.ReLU())]
+        self.mlp = nn.Sequential(*layers[:-1])
 
     def forward(self, x): return self.mlp(x.flatten(1))
 

@@ -101,17 +101,17 @@ def find_checkpoints(
     apart = 5 if ensemble > 1 else 1
     return [[existing(run, seed + run * apart + member) for member in range(ensemble)] for run in range(runs)]
 
-# %% ../../nbs/originals/ddu_files.ipynb #d7b84556
+# %% ../../nbs/originals/ddu_files.ipynb #40b93fb7
 def read_tensors(
     path: str | Path,
-) -> dict[str, Tensor]:  # name without `module.` -> tensor, on the CPU
+) -> dict[str, Tensor]:  # name without `module.` -> tensor of any shape (...), on the CPU
     "The tensors in a file. Raises ValueError, and runs nothing that is in it, unless it maps names to tensors."
     found = read_torch(path, "tensors")
     tensors = isinstance(found, dict) and all(isinstance(n, str) and isinstance(t, Tensor) for n, t in found.items())
     if not tensors: raise ValueError(f"{path} must map names to tensors; refused")
     return {name.removeprefix("module."): t for name, t in found.items()}
 
-# %% ../../nbs/originals/ddu_files.ipynb #a131b054
+# %% ../../nbs/originals/ddu_files.ipynb #424261c5
 class Layout(NamedTuple):
     "Our layers' names -> the original's."
     outside: Mapping[str, str]                            # of layers outside residual blocks
@@ -143,7 +143,7 @@ _NORMALISED = {"weight": "weight_orig", "u": "weight_u", "v": "weight_v", "sigma
 
 def original_names(
     layout: Layout,
-    tensors: Mapping[str, Tensor],  # of one of our networks
+    tensors: Mapping[str, Tensor],  # of one of our networks, each of its own shape (...)
 ) -> dict[str, str]:                # our tensor's name -> the original's
     "What the original calls each tensor of a network."
     layers = layout.names()
@@ -154,7 +154,7 @@ def original_names(
 
     return {name: theirs(name) for name in tensors}
 
-# %% ../../nbs/originals/ddu_files.ipynb #540da17a
+# %% ../../nbs/originals/ddu_files.ipynb #ff3d7c33
 def read_checkpoint(
     path: str | Path,
     network: Network,  # one of LAYOUTS, in the variant that was trained
@@ -172,8 +172,8 @@ def read_checkpoint(
 def in_shape(
     path: str | Path,  # for the refusal
     name: str,         # the original's
-    found: Tensor,     # of any shape
-    wanted: Tensor,    # of any shape
+    found: Tensor,     # (...), with as many elements as
+    wanted: Tensor,    # (...), ours
 ) -> Tensor:           # in the shape of the one that is wanted
     "A tensor in our shape: the original keeps the vectors of spectral normalisation flat. Raises ValueError otherwise."
     flat = name.endswith(("weight_u", "weight_v", "weight_sigma"))

@@ -110,14 +110,14 @@ def read_saved(
     if missing: raise ValueError(f"{path} must have the keys {', '.join(keys)}; {missing[0]} is missing")
     return found
 
-# %% ../../nbs/originals/eiv_files.ipynb #18201eb2
+# %% ../../nbs/originals/eiv_files.ipynb #4d15cf26
 Sources = Mapping[str, tuple[str, ...]]  # our tensor's name -> the original's, one after another along the first axis
 
 def fill(
     path: str | Path,             # for the refusal
     model: nn.Module,
     sources: Sources,
-    found: Mapping[str, Tensor],  # the original's tensors by name
+    found: Mapping[str, Tensor],  # the original's tensors by name, each of its own shape (...)
 ) -> nn.Module:                   # the same, with those weights
     "Load the original's tensors. Raises ValueError for one that is missing, too many, or of another shape, naming it."
     wanted = model.state_dict()
@@ -125,8 +125,13 @@ def fill(
     model.load_state_dict({ours: joined(path, names, found, wanted[ours]) for ours, names in sources.items()})
     return model
 
-# %% ../../nbs/originals/eiv_files.ipynb #7e782ea0
-def joined(path: str | Path, names: tuple[str, ...], found: Mapping[str, Tensor], wanted: Tensor) -> Tensor:
+# %% ../../nbs/originals/eiv_files.ipynb #b15b2d60
+def joined(
+    path: str | Path,             # for the refusal
+    names: tuple[str, ...],       # the original's, one after another along the first axis
+    found: Mapping[str, Tensor],  # the original's tensors by name, each (row, ...), or a matrix W (column, row)
+    wanted: Tensor,               # ours, (row, ...)
+) -> Tensor:                      # in our shape, (row, ...)
     "One of our tensors from the original's."
     rows = len(wanted) // len(names)
     def part(name: str) -> Tensor:
@@ -202,10 +207,15 @@ def unet_sources(network: UNet) -> Sources:
     places = enumerate(unet_layers(network).items())
     return merged(*(layer_sources(layer, ours, f"all_modules.{i}.") for i, (ours, layer) in places))
 
-# %% ../../nbs/originals/eiv_files.ipynb #5a6e1519
+# %% ../../nbs/originals/eiv_files.ipynb #e977f137
 class Doubled(nn.Module):
     "2x - 1: what the original's U-Net makes of its input."
-    def forward(self, x: Tensor) -> Tensor: return 2 * x - 1
+    def forward(
+        self,
+        x: Tensor,  # (n, channel, height, width), in [-1, 1]
+    ) -> Tensor:    # same shape, in [-3, 1]
+        "Twice the input, less one."
+        return 2 * x - 1
 
 def as_original(
     network: UNet,  # with the original's weights
@@ -220,7 +230,11 @@ def as_original(
         if isinstance(layer, nn.GroupNorm): layer.num_groups = 32
     return network
 
-def weights_of(path: str | Path, saved: dict, weights: str) -> dict[str, Tensor]: # by the original's names
+def weights_of(
+    path: str | Path,         # for the refusal
+    saved: dict,              # what is in the checkpoint
+    weights: str,             # ema or raw
+) -> dict[str, Tensor]:       # by the original's names, each of its own shape (...)
     "The raw or the averaged weights of a checkpoint. Raises ValueError for another choice or a list of another length."
     if weights not in ("ema", "raw"): raise ValueError(f"weights must be ema or raw, got {weights!r}")
     if weights == "raw": return dict(saved["state_dict"])
