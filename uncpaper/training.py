@@ -185,7 +185,7 @@ def predict(
     "What a network says of all of `x`, in evaluation mode, on the device where it is."
     with evaluating(model): return in_chunks(answer or model, x, size, device_of(model), dim)
 
-# %% ../nbs/library/12_training.ipynb #c52cd1ef
+# %% ../nbs/library/12_training.ipynb #911ba76d
 class Averaged(nn.Module):
     "A network and the running average of its weights: in training the one answers, in evaluation the other."
     def __init__(
@@ -216,8 +216,8 @@ class Averaged(nn.Module):
 
     def forward(
         self,
-        *inputs: Tensor,  # what the network takes
-    ) -> Tensor:          # what it says
+        *inputs: Tensor,  # (batch, ...), what the network takes
+    ) -> Tensor:          # (batch, ...), what it says
         "The answer of the network in training, or of the average in evaluation."
         return (self.raw if self.training else self.ema)(*inputs)
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# %% ../../nbs/library/17_spectral.ipynb #1a971149
+# %% ../../nbs/library/17_spectral.ipynb #40185f54
 class Operator:
     "The linear map of a layer's weight, and its transpose. Raises ValueError for pictures too small for the kernel."
     def __init__(
@@ -36,28 +36,28 @@ class Operator:
 
     def forward(
         self,
-        weight: Tensor,  # of the layer
-        v: Tensor,       # `inputs`
-    ) -> Tensor:         # `outputs`
+        weight: Tensor,  # shape of the layer's
+        v: Tensor,       # shape `inputs`
+    ) -> Tensor:         # shape `outputs`
         "W v."
         if self.matrix: return weight.flatten(1) @ v
         return F.conv2d(v, weight, stride=self.stride, padding=self.padding)
 
     def transpose(
         self,
-        weight: Tensor,  # of the layer
-        u: Tensor,       # `outputs`
-    ) -> Tensor:         # `inputs`
+        weight: Tensor,  # shape of the layer's
+        u: Tensor,       # shape `outputs`
+    ) -> Tensor:         # shape `inputs`
         "The transpose of W, times u."
         if self.matrix: return weight.flatten(1).T @ u
         return F.conv_transpose2d(u, weight, None, self.stride, self.padding, self.unreached)
 
-# %% ../../nbs/library/17_spectral.ipynb #30d6a40c
+# %% ../../nbs/library/17_spectral.ipynb #dc601b9a
 def power_iteration(
     operator: Operator,
-    weight: Tensor,        # of the layer
-    u: Tensor,             # unit vector of the output, changed in place
-    v: Tensor,             # unit vector of the input, changed in place
+    weight: Tensor,        # shape of the layer's
+    u: Tensor,             # shape `operator.outputs`, of length one, changed in place
+    v: Tensor,             # shape `operator.inputs`, of length one, changed in place
     iterations: int,
 ) -> None:
     "Turn u and v towards the leading singular vectors (Gouk et al., 2018)."
