@@ -7,9 +7,9 @@ __all__ = ['DIRECTIVE', 'LOADED', 'REMOTE', 'REMOTE_SHEET', 'FIRST_PAGE', 'OFFLI
            'module_source', 'modules_used', 'code_of', 'ledger_state', 'executed_page', 'Page', 'page_of', 'executed',
            'execute_quietly', 'show_progress', 'for_readers', 'is_hidden', 'claim_card', 'tested', 'in_the_paper',
            'html_table', 'values_table', 'facts', 'provenance_fold', 'evidence_text', 'scale_heading',
-           'experiment_page', 'not_run', 'notebook_cells', 'notebooks', 'lesson_pages', 'readers_page', 'build', 'put',
-           'stage_experiment', 'stage_settings', 'render', 'make_offline', 'offline_page', 'write_readme',
-           'cell_markdown']
+           'experiment_page', 'not_run', 'notebook_cells', 'put_on_todays_words', 'notebooks', 'lesson_pages',
+           'readers_page', 'build', 'put', 'stage_experiment', 'stage_settings', 'render', 'make_offline',
+           'offline_page', 'write_readme', 'cell_markdown']
 
 # %% ../../nbs/reproduce/10_site.ipynb #e4bdce26
 import ast
@@ -294,7 +294,7 @@ def scale_heading(
     because = ": code, parameters or data have changed since" if e.stale else ""
     return f"## At {e.profile} scale, " + (f'<span class="stale">{e.status}{because}</span>' if e.stale else e.status)
 
-# %% ../../nbs/reproduce/10_site.ipynb #29312ed3
+# %% ../../nbs/reproduce/10_site.ipynb #0f5013dc
 def experiment_page(
     experiment: Experiment,
     found: Sequence[Evidence], # for it, the smallest profile first
@@ -318,12 +318,21 @@ def notebook_cells(
     ordered: Sequence[Evidence], # the run to be shown first
 ) -> list[nbformat.NotebookNode]:
     "The executed notebook of the first run, or the plain one, without its head and reading, code folded."
-    notebook = nbformat.read(ordered[0].folder / "notebook.ipynb" if ordered else experiment.path, 4)
-    cells = [c for c in for_readers(trimmed(notebook)).cells[1:] if "reading" not in c.metadata.get("tags", [])]
+    notebook = trimmed(nbformat.read(ordered[0].folder / "notebook.ipynb" if ordered else experiment.path, 4))
+    if ordered and not ordered[0].stale: put_on_todays_words(notebook, experiment)
+    cells = [c for c in for_readers(notebook).cells[1:] if "reading" not in c.metadata.get("tags", [])]
     for cell in cells:
         plain = cell.cell_type == "code" and not cell.source.startswith("#| echo")
         if plain: cell.source = f"#| code-fold: true\n{cell.source}"
     return cells
+
+def put_on_todays_words(
+    notebook: nbformat.NotebookNode, # of a run that is up to date
+    experiment: Experiment,
+) -> None:
+    "Give cells the text and code that the experiment's notebook has now, where it still has the same cells."
+    same = [c.cell_type for c in notebook.cells] == [c.kind for c in experiment.cells]
+    for cell, now in zip(notebook.cells, experiment.cells if same else ()): cell.source = now.source
 
 # %% ../../nbs/reproduce/10_site.ipynb #2d56f1c1
 def notebooks() -> list[Path]:
