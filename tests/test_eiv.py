@@ -46,7 +46,8 @@ def test_parts_of_a_task_are_disjoint_and_the_same_every_time():
     overlapping = eiv.Parts("digits", 200, 1000, 597, disjoint=False)
     assert overlapping.for_denoiser.pictures.first == overlapping.for_classifier.pictures.first == 0
     assert overlapping.for_test == PARTS.for_test
-    assert eiv.Parts("mnist", 10, 20, 30).for_test == eiv.CleanPictures(Pictures("mnist", "test", 30, 0, "shuffled"), 28)
+    mnist = eiv.CleanPictures(Pictures("mnist", "test", 30, 0, "shuffled"), 28)
+    assert eiv.Parts("mnist", 10, 20, 30).for_test == mnist
 
 
 def test_pixels_are_the_sets_own_in_the_order_of_one_permutation():

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Array', 'SEPARABLE', 'entropy', 'softmax_entropy', 'predictive_entropy', 'expected_entropy', 'mutual_information',
            'energy', 'CalibrationBins', 'expected_calibration_error', 'auroc', 'average_precision', 'fpr_at_tpr',
-           'negative_log_likelihood', 'fit_temperature']
+           'negative_log_likelihood', 'quality', 'fit_temperature']
 
 # %% ../nbs/library/14_metrics.ipynb #3ddb5187
 from collections.abc import Sequence
@@ -284,6 +284,18 @@ def negative_log_likelihood(
 ) -> float:         # nats per sample
     "Mean of minus the log-probability of the true class. Raises ValueError for what does not fit."
     return _distances(logits, labels).logsumexp(1).mean().item()
+
+# %% ../nbs/library/14_metrics.ipynb #e81d433c
+def quality(
+    probabilities: Tensor,  # (sample, class)
+    labels: Tensor,         # (sample,), 0 to class - 1
+) -> dict[str, float]:
+    "Accuracy, negative log-likelihood in nats, of probabilities of at least 1e-12, and calibration error (15 bins)."
+    p = probabilities.double()
+    confidence, said = p.max(1)
+    right = said == labels
+    nll = -p.gather(1, labels[:, None]).clamp_min(1e-12).log().mean().item()
+    return {"accuracy": right.double().mean().item(), "nll": nll, "ece": expected_calibration_error(confidence, right)}
 
 # %% ../nbs/library/14_metrics.ipynb #2a8fb52d
 def _slope(

@@ -25,7 +25,7 @@ from ...data import Split, card, published_split
 from ...density import GaussianDiscriminant
 from ...ensembles import mean_probabilities, member_probabilities
 from ...metrics import (
-    auroc, average_precision, energy, expected_calibration_error, fit_temperature, fpr_at_tpr, mutual_information,
+    auroc, average_precision, energy, fit_temperature, fpr_at_tpr, mutual_information, quality,
     predictive_entropy, softmax_entropy)
 from ...models import classifiers
 from ...models.spectral import settle
@@ -352,7 +352,5 @@ def calibration(
     members = [scored] if isinstance(scored, dict) else scored
     logits, labels = torch.stack([s["test"]["logits"] for s in members]), members[0]["test"]["labels"]
     temperatures = [s["fit"]["temperature"] for s in members]
-    found = {"ECE": mean_probabilities(logits), "tempered ECE": mean_probabilities(logits, temperatures)}
-    right = found["ECE"].argmax(1) == labels
-    errors = {name: expected_calibration_error(p.max(1).values, p.argmax(1) == labels) for name, p in found.items()}
-    return {"accuracy": right.double().mean().item(), **errors}
+    plain, tempered = (quality(mean_probabilities(logits, by), labels) for by in (None, temperatures))
+    return {"accuracy": plain["accuracy"], "ECE": plain["ece"], "tempered ECE": tempered["ece"]}

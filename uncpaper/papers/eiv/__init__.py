@@ -7,7 +7,7 @@ __all__ = ['SIZES', 'BYTES', 'CHOICES', 'PART', 'NETWORKS', 'METHODS', 'WITH_JUD
            'Parts', 'stretched', 'Streams', 'chain_ends', 'kept', 'PictureViews', 'Zetas', 'small_mlp', 'mlp',
            'small_resnet9', 'resnet9_plain', 'resnet9_dropout', 'Network', 'Views', 'clean', 'noisy', 'draws',
            'mean_draw', 'Method', 'by_name', 'unchanged', 'FreshNoise', 'LabelLoss', 'TrainClassifier', 'turned',
-           'Predict', 'quality']
+           'Predict']
 
 # %% ../../../nbs/papers/eiv/index.ipynb #f27c83a6
 import math
@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, NamedTuple, Protocol
 
-import numpy as np
 import pandas as pd
 import torch
 from safetensors.torch import load_file, save_file
@@ -29,7 +28,7 @@ from ...checks import one_of, within
 from ...data import DataSet, Split, card
 from ...diffusion import Ancestral, Denoiser, Sampler, last, perturb, sample
 from ...losses import eiv_loss
-from ...metrics import expected_calibration_error
+from ...metrics import quality
 from ...models.classifiers import dropout_mlp, resnet9
 from ...models.dropout import DropoutClassifier, mean_predictive
 from ...numerics import generator
@@ -558,15 +557,3 @@ class Predict(Stage):
         x = from_bytes(x) if x.dtype == torch.uint8 else x
         views = [turn(x) for turn in FLIPS[self.flips]]
         return torch.stack([mean_predictive(model, view, self.draws, self.classifier.seed) for view in views]).mean(0)
-
-# %% ../../../nbs/papers/eiv/index.ipynb #d30672ff
-def quality(
-    probabilities: Tensor,  # (n, class)
-    labels: Tensor,         # (n,)
-) -> dict[str, float]:
-    "Accuracy, negative log-likelihood of the averaged probability in nats, and calibration error (15 bins)."
-    p = probabilities.double()
-    confidence, said = p.max(1)
-    right = said == labels
-    nll = -p.gather(1, labels[:, None]).clamp_min(1e-12).log().mean().item()
-    return {"accuracy": right.double().mean().item(), "nll": nll, "ece": expected_calibration_error(confidence, right)}

@@ -118,9 +118,9 @@ def point_network(
     dropout: float = 0.2,  # share of the hidden features dropped
 ) -> DropoutClassifier:    # (point, 2, 1, 1) -> (point, 2)
     "2 - width - width - 2, with dropout behind both hidden layers."
-    trunk = nn.Sequential(nn.Flatten(), nn.Linear(2, width), nn.ReLU())
     hidden = SharedDropout(dropout), nn.Linear(width, width), nn.ReLU()
-    return DropoutClassifier(trunk, nn.Sequential(*hidden, SharedDropout(dropout), nn.Linear(width, 2)))
+    head = nn.Sequential(*hidden, SharedDropout(dropout), nn.Linear(width, 2)) # drawn before the trunk
+    return DropoutClassifier(nn.Sequential(nn.Flatten(), nn.Linear(2, width), nn.ReLU()), head)
 
 # %% ../../../nbs/papers/eiv/toys.ipynb #6b61d1d4
 @dataclass(frozen=True)
@@ -176,7 +176,8 @@ class TrainOnBoard(Stage):
         model, batches = point_network(), self.minibatches
         optimizer = torch.optim.Adam(model.parameters(), self.lr)
         rows = fit(model, (shown, points.labels), self.loss, batches, optimizer, self.epochs * batches.per_epoch,
-                   nothing, 60 * self.batches, self.seed, folder / "checkpoint", label=f"{self.label}, seed {self.seed}")
+                   nothing, 60 * self.batches, self.seed, folder / "checkpoint",
+                   label=f"{self.method}, seed {self.seed}")
         return {"history": pd.DataFrame(rows), "weights": model.state_dict()}
 
     def load(self) -> DropoutClassifier:
