@@ -27,15 +27,17 @@ from .store import home, sha256
 from .study import Result
 from ..statistics import with_error
 
-# %% ../../nbs/reproduce/09_ledger.ipynb #faa12dd7
+# %% ../../nbs/reproduce/09_ledger.ipynb #69e45168
 def standing(
-    recorded: bool, # under results/, else from this machine
-    stale: bool,    # code, parameters or data have changed since
+    recorded: bool,          # under results/, else from this machine
+    stale: bool,             # code, parameters or data have changed since
+    certified: bool = False, # carried over after a refactoring
 ) -> str:
     "How a run stands to the code at hand, in words."
-    return "out of date" if stale else "recorded" if recorded else "this machine"
+    if stale: return "out of date"
+    return "this machine" if not recorded else "recorded, certified" if certified else "recorded"
 
-# %% ../../nbs/reproduce/09_ledger.ipynb #8d4c5a3f
+# %% ../../nbs/reproduce/09_ledger.ipynb #cafed89d
 @dataclass(frozen=True)
 class Evidence:
     "A finished run of an experiment."
@@ -55,9 +57,14 @@ class Evidence:
         return json.loads((self.folder / "manifest.json").read_text())
 
     @property
+    def certified(self) -> bool:
+        "Whether it was carried over after a refactoring."
+        return bool(self.result.provenance.get("certified"))
+
+    @property
     def status(self) -> str:
         "How it stands to the code at hand, in words."
-        return standing(self.recorded, self.stale)
+        return standing(self.recorded, self.stale, self.certified)
 
 # %% ../../nbs/reproduce/09_ledger.ipynb #1999d98e
 def recorded_folder(
@@ -141,7 +148,7 @@ def trim(
     manifest["files"] = {name: sha256(folder / name) for name in manifest["files"]}
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
 
-# %% ../../nbs/reproduce/09_ledger.ipynb #27a15b28
+# %% ../../nbs/reproduce/09_ledger.ipynb #7aebad55
 class Row(BaseModel):
     "A line of the ledger."
     paper: str
@@ -162,17 +169,19 @@ class Row(BaseModel):
     seeds: int = 0
     profile: str | None = None
     recorded: bool = False
+    certified: bool = False         # carried over after a refactoring
     stale: bool = False
 
     @property
     def status(self) -> str:
         "How its run stands to the code at hand, in words; empty when there is none."
-        return standing(self.recorded, self.stale) if self.profile else ""
+        return standing(self.recorded, self.stale, self.certified) if self.profile else ""
 
     @property
     def scale(self) -> str:
-        "Its profile, and that it is out of date where it is."
-        return f"{self.profile}, out of date" if self.stale else self.profile or ""
+        "Its profile, and that it is out of date or certified where it is."
+        more = "out of date" if self.stale else "certified" if self.certified else ""
+        return ", ".join(filter(None, [self.profile, more]))
 
 # %% ../../nbs/reproduce/09_ledger.ipynb #e19ccf6b
 def rows(
@@ -201,13 +210,13 @@ def unrun_row(
 
 SPEC_FIELDS = {"origin", "sentence", "source", "published"}
 
-# %% ../../nbs/reproduce/09_ledger.ipynb #59356bf0
+# %% ../../nbs/reproduce/09_ledger.ipynb #afb83eba
 def evidence_rows(
     e: Evidence,
 ) -> list[Row]:
     "What one run says, row by row."
     common = dict(paper=e.result.paper, experiment=e.result.experiment, profile=e.profile, recorded=e.recorded,
-                  stale=e.stale)
+                  certified=e.certified, stale=e.stale)
     spoken = [Row(**common, claim=c.id, kind="claim", ours=c.estimate, **c.model_dump(include=CLAIM_FIELDS))
               for c in e.result.claims]
     counted = [Row(**common, claim=v.id, kind="value", sentence=v.quantity, **v.model_dump(include=VALUE_FIELDS))

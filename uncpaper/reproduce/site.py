@@ -11,7 +11,7 @@ __all__ = ['DIRECTIVE', 'LOADED', 'REMOTE', 'REMOTE_SHEET', 'FIRST_PAGE', 'OFFLI
            'readers_page', 'build', 'put', 'stage_experiment', 'stage_settings', 'render', 'make_offline',
            'offline_page', 'write_readme', 'cell_markdown']
 
-# %% ../../nbs/reproduce/13_site.ipynb #e4bdce26
+# %% ../../nbs/reproduce/13_site.ipynb #0e3dc327
 import ast
 import contextvars
 import functools
@@ -37,6 +37,7 @@ from tqdm.auto import tqdm
 
 import uncpaper
 from .. import data as datasets
+from .certify import certified_text
 from .claims import Claim
 from .experiments import Experiment, experiments, read_cells, tagged
 from .ledger import KERNEL, Evidence, evidence, rows, spelled, trimmed
@@ -245,7 +246,7 @@ def values_table(
              for v in result.values]
     return html_table(pd.DataFrame(lines)) if lines else ""
 
-# %% ../../nbs/reproduce/13_site.ipynb #79012804
+# %% ../../nbs/reproduce/13_site.ipynb #556950c9
 def facts(
     e: Evidence,
 ) -> dict[str, str]:
@@ -254,6 +255,7 @@ def facts(
     return {
         "commit": f"{p['commit'] or 'none'}{' with changes' if p['dirty'] else ''}",
         "status": e.status,
+        "certified": "; then ".join(map(certified_text, p.get("certified", []))) or "not needed",
         "profile": e.profile,
         "parameters": json.dumps(e.result.parameters),
         "seeds": str(e.result.seeds),
