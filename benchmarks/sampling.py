@@ -4,16 +4,16 @@ What does a sampler cost beside its network? Against azula 0.11.1 and diffusers 
     pip install azula==0.11.1 diffusers==0.42.1
     python benchmarks/sampling.py
 
-One thread, float32, 8 x 8 pictures, chains of 50 steps with one network call each: DDIM (eta = 0) and the ancestral chain
-(DDPM, posterior variance). All three have the same network, the same schedule (azula's VPSchedule at 50 even times, which
-is a table of 50 betas for the other two) and visit the same times; each is used as its documentation shows, progress bars
-off, gradients off. DDIM's results are compared first: they agree to 1e-4. The ancestral chains draw their own noise, and
-ours draws it from one stream per sample.
+One thread, float32, 8 x 8 pictures, chains of 50 steps with one network call each: DDIM (eta = 0) and the ancestral
+chain (DDPM, posterior variance). All three have the same network, the same schedule (azula's VPSchedule at 50 even
+times, which is a table of 50 betas for the other two) and visit the same times; each is used as its documentation
+shows, progress bars off, gradients off. DDIM's results are compared first: they agree to 1e-4. The ancestral chains
+draw their own noise, and ours draws it from one stream per sample.
 
-Each takes its turns in this process, in changing order, so that whatever else the machine does falls on all three; times
-are processor times, and a ratio is the median over the turns of time(other) / time(ours). The network "none" answers with
-its input: what is left is the samplers' own work. A network that takes longer than about a tenth of a millisecond hides
-the difference, and with a U-Net all three take the time of the U-Net: there the ratios come near to 1.
+Each takes its turns in this process, in changing order, so that whatever else the machine does falls on all three;
+times are processor times, and a ratio is the median over the turns of time(other) / time(ours). The network "none"
+answers with its input: what is left is the samplers' own work. A network that takes longer than about a tenth of a
+millisecond hides the difference, and with a U-Net all three take the time of the U-Net: there the ratios are near 1.
 
 Measured on a busy machine with two cores, time of azula and of diffusers over ours:
 
@@ -55,7 +55,8 @@ class Small(nn.Module):
     "Two hidden layers that see the pixels and the time."
     def __init__(self, pixels: int = 64, width: int = 64):
         super().__init__()
-        self.entry, self.hidden, self.exit = nn.Linear(pixels + 1, width), nn.Linear(width, width), nn.Linear(width, pixels)
+        self.entry, self.hidden = nn.Linear(pixels + 1, width), nn.Linear(width, width)
+        self.exit = nn.Linear(width, pixels)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         h = self.entry(torch.cat([x.flatten(1), t[:, None] / STEPS], 1)).relu()
@@ -147,13 +148,16 @@ def report(name: str, ddim: bool, batch: int) -> None:
     taken = times(calls, x)
     mine, a, d = np.median(taken, 0) / STEPS * 1e6
     ratio_a, ratio_d = np.median(taken[:, 1:] / taken[:, :1], 0)
-    print(f"{'DDIM' if ddim else 'ancestral':11}{name:24}{batch:6}{mine:10.0f}{a:10.0f}{d:10.0f}{ratio_a:10.2f}{ratio_d:10.2f}")
+    print(f"{'DDIM' if ddim else 'ancestral':11}{name:24}{batch:6}{mine:10.0f}"
+          f"{a:10.0f}{d:10.0f}{ratio_a:10.2f}{ratio_d:10.2f}")
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    print(f"torch {torch.__version__}, one thread, float32, {STEPS} steps; microseconds a step, ratio > 1: slower than ours")
-    print(f"{'sampler':11}{'network':24}{'batch':>6}{'ours':>10}{'azula':>10}{'diffusers':>10}{'ratio a':>10}{'ratio d':>10}")
+    print(f"torch {torch.__version__}, one thread, float32, {STEPS} steps; "
+          "microseconds a step, ratio > 1: slower than ours")
+    print(f"{'sampler':11}{'network':24}{'batch':>6}{'ours':>10}"
+          f"{'azula':>10}{'diffusers':>10}{'ratio a':>10}{'ratio d':>10}")
     for ddim in (True, False):
         for name in NETWORKS:
             for batch in (1, 16) if "U-Net" in name else (1, 16, 64, 256): report(name, ddim, batch)

@@ -1,4 +1,4 @@
-"What several tests need: the project's folder, and a small project of their own made by following the page Add a paper."
+"What several tests need: the project's folder, and a small project of their own, made as the page Add a paper says."
 import os
 import re
 import shutil
@@ -60,7 +60,8 @@ class Project:
 
     def start(self, *words: str) -> subprocess.Popen:
         command = [sys.executable, "-c", "from uncpaper.reproduce.cli import main; main()", *words]
-        return subprocess.Popen(command, env=self.environment, cwd=self.home, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+        return subprocess.Popen(command, env=self.environment, cwd=self.home, stdout=subprocess.PIPE,
+                                stderr=subprocess.PIPE, text=True, start_new_session=True)
 
     def __call__(self, *words: str, code: int = 0) -> str:
         process = self.start(*words)
@@ -70,7 +71,8 @@ class Project:
 
     def stored(self, label: str = "") -> dict[str, int]:
         "The entries of the store with the time each was written, in nanoseconds."
-        return {p.parent.name: p.stat().st_mtime_ns for p in (self.home / "runs/store").glob(f"{label}*/manifest.json") if not p.parent.name.endswith(".partial")}
+        return {p.parent.name: p.stat().st_mtime_ns for p in (self.home / "runs/store").glob(f"{label}*/manifest.json")
+                if not p.parent.name.endswith(".partial")}
 
     def edit(self, file: str, old: str, new: str) -> None:
         path = self.home / file

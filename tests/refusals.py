@@ -8,7 +8,8 @@ def refused_by(translate, line):
     with pytest.raises(Refused) as error: translate(line)
     message = str(error.value)
     assert isinstance(error.value, ValueError) and "\n" not in message
-    assert message.startswith(f"{error.value.field}: got ") and message.endswith(f"; allowed: {error.value.allowed}") and error.value.allowed
+    assert message.startswith(f"{error.value.field}: got ") and message.endswith(f"; allowed: {error.value.allowed}")
+    assert error.value.allowed
     return error.value
 
 
