@@ -27,7 +27,7 @@ def _check_features(
         raise ValueError(f"features: must be finite, got {int((~z.isfinite()).sum())} values that are not")
     return z
 
-
+# %% ../nbs/library/15_density.ipynb #fc570504
 def _check_labels(
     labels: Tensor,  # (sample,), whole numbers >= 0
     samples: int,    # how many there have to be
@@ -93,7 +93,7 @@ def _tolerance(features: int) -> float:
     "The relative size below which a variance may be nothing but rounding."
     return max(features, 16) * torch.finfo(torch.float64).eps
 
-
+# %% ../nbs/library/15_density.ipynb #ea51fc64
 def _factor(
     covariances: Tensor,    # (class, feature, feature)
 ) -> tuple[Tensor, float]:  # (class, feature, feature), lower triangles; and a rung of LADDER
@@ -123,7 +123,7 @@ class Jitter:
         "The smallest rank."
         return min(self.ranks)
 
-
+# %% ../nbs/library/15_density.ipynb #14c2d59e
 def _ranks(
     covariances: Tensor,   # (class, feature, feature)
     rung: float,           # of LADDER, that was needed
@@ -159,7 +159,7 @@ def _panels(
     starts = range(0, offsets.shape[1], _PANEL)
     return [[group[:, s : s + _PANEL, : 1 + s + _PANEL].to(dtype).contiguous() for s in starts] for group in weights]
 
-
+# %% ../nbs/library/15_density.ipynb #a186d889
 def _squared_distances(
     z: Tensor,        # centred features, (feature, sample)
     panels: _Panels,
@@ -168,7 +168,7 @@ def _squared_distances(
     inputs = torch.nn.functional.pad(z, (0, 0, 1, 0), value=1.0)
     return torch.cat([sum(_squared_norms(weight, inputs) for weight in group) for group in panels])
 
-
+# %% ../nbs/library/15_density.ipynb #5391f1a9
 def _squared_norms(
     weight: Tensor,  # a panel, (class, output, 1 + input)
     inputs: Tensor,  # centred features behind a 1, (1 + feature, sample)

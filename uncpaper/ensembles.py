@@ -87,7 +87,7 @@ def member_probabilities(
         raise ValueError(f"temperatures: must be {len(logits)} values > 0, one per member, got {t.tolist()}")
     return (logits / t.view(-1, *[1] * (logits.ndim - 1))).softmax(-1)
 
-
+# %% ../nbs/library/16_ensembles.ipynb #d7471c1e
 def mean_probabilities(
     member_logits: Tensor,               # (member, ..., class)
     temperatures: Temperatures = None,   # (member,), > 0; None: all 1

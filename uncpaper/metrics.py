@@ -66,14 +66,14 @@ def predictive_entropy(
     "Entropy of the mean prediction. Raises ValueError as `entropy` does."
     return entropy(_double(member_probabilities).mean(0))
 
-
+# %% ../nbs/library/14_metrics.ipynb #21c2689c
 def expected_entropy(
     member_probabilities: Array,  # (member, ..., class)
 ) -> Tensor:                      # (...), nats, float64
     "Mean entropy of the members. Raises ValueError as `entropy` does."
     return entropy(member_probabilities).mean(0)
 
-
+# %% ../nbs/library/14_metrics.ipynb #a77fb50b
 def mutual_information(
     member_probabilities: Array,  # (member, ..., class)
 ) -> Tensor:                      # (...), nats, float64; rounding may leave -1e-16 where it is 0
@@ -307,7 +307,7 @@ def _slope(
     mean = (p * distances).sum(1, keepdim=True)
     return mean.mean().item(), (p * (distances - mean) ** 2).sum(1).mean().item()
 
-
+# %% ../nbs/library/14_metrics.ipynb #25300a5f
 def _root(
     distances: Tensor,  # (sample, class), with a slope < 0 at 0 and > 0 far out
 ) -> float:             # the beta where the slope is 0

@@ -22,7 +22,7 @@ def _uniforms(n: int, generator: torch.Generator) -> Tensor:
     if n < 0: raise ValueError(f"n must be >= 0, got {n}")
     return torch.rand(n, dtype=torch.float64, generator=generator)
 
-
+# %% ../nbs/library/01_noise.ipynb #d7652f68
 class _Law:
     "What the laws of one piece share."
 
@@ -34,7 +34,7 @@ class _Law:
         "Independent draws, one for each uniform number of the generator. Raises ValueError for n < 0."
         return self.quantile(_uniforms(n, generator)).float()
 
-
+# %% ../nbs/library/01_noise.ipynb #ad6fd797
 def _finite(**values: float) -> None:
     "Raises ValueError naming the first value that is infinite or not a number."
     for name, value in values.items():

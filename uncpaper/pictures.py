@@ -186,7 +186,7 @@ def shifted(
     j = torch.arange(width, device=x.device)[None, None] + columns
     return padded[torch.arange(n, device=x.device)[:, None, None], i, j].permute(0, 3, 1, 2)
 
-
+# %% ../nbs/library/06_pictures.ipynb #4ba36cb0
 def augmented(
     x: Tensor,  # (n, channel, height, width)
 ) -> Tensor:    # same shape
@@ -203,7 +203,7 @@ def greyed(
     chosen = torch.rand(*x.shape[:-3], 1, 1, 1, device=x.device) < 0.3
     return torch.where(chosen, (weights * x).sum(-3, keepdim=True), x)
 
-
+# %% ../nbs/library/06_pictures.ipynb #ff6567df
 def cropped(
     x: Tensor,  # (..., channel, height, width), with at least one axis before
 ) -> Tensor:    # same shape
@@ -217,7 +217,7 @@ def cropped(
     places = F.affine_grid(maps, flat.shape, align_corners=False)
     return F.grid_sample(flat, places, padding_mode="border", align_corners=False).view(x.shape)
 
-
+# %% ../nbs/library/06_pictures.ipynb #be5053f8
 def fully_augmented(
     x: Tensor,  # (..., 3, height, width)
 ) -> Tensor:    # same shape

@@ -42,7 +42,7 @@ def index_of(
     between = low - 1 + (wanted - table[low]) / (table[high] - table[low])
     return torch.where(wanted == table[high], high - 1.0, between)
 
-
+# %% ../nbs/library/04_schedules.ipynb #baa3aee3
 def within_table(
     table: Tensor,   # (steps + 1,), float64, falling from infinity
     log_snr: Tensor, # any shape, float64
@@ -186,7 +186,7 @@ class VariancePreserving(Schedule):
             raise ValueError(f"t must be a whole number between 0 and {self.steps - 1}, got {t.tolist()}")
         return t.long()
 
-
+# %% ../nbs/library/04_schedules.ipynb #706fac1f
 def _row(
     field: str,
     values: Tensor,

@@ -66,6 +66,7 @@ class Minibatches(Batches):
         "The permutation of an epoch."
         return permutation(self.n, self.seed, epoch)
 
+# %% ../nbs/library/12_training.ipynb #24aba0f4
 @functools.lru_cache(maxsize=4)
 def permutation(n: int, seed: int, epoch: int) -> Tensor: # (n,), int64
     "The order of the samples in one epoch."
@@ -91,6 +92,7 @@ class Draws(Batches):
         "The draws of an epoch."
         return repeated(self.n, self.draws, self.seed, epoch)
 
+# %% ../nbs/library/12_training.ipynb #b2a2af76
 @functools.lru_cache(maxsize=4)
 def repeated(n: int, draws: int, seed: int, epoch: int) -> Tensor: # (draws,), int64
     "The items of an epoch: a shuffled multiple of all of them, cut off."
@@ -251,6 +253,7 @@ def optimizer_parts(
     tensors = {name: value for name, value in named.items() if isinstance(value, Tensor)}
     return tensors, {"groups": state["param_groups"], "numbers": {k: v for k, v in named.items() if k not in tensors}}
 
+# %% ../nbs/library/12_training.ipynb #474fd3ec
 def set_optimizer(
     optimizer: Optimizer,
     tensors: Mapping[str, Tensor], # by "parameter/name"
@@ -263,6 +266,7 @@ def set_optimizer(
         state.setdefault(int(index), {})[name] = value
     optimizer.load_state_dict({"state": state, "param_groups": rest["groups"]})
 
+# %% ../nbs/library/12_training.ipynb #47e7d9ea
 def scheduler_numbers(scheduler: LRScheduler | None) -> dict:
     "What changes in a step-size rule while it runs; empty for none."
     return {k: v for k, v in (scheduler.state_dict() if scheduler else {}).items() if isinstance(v, (int, float, list))}
@@ -370,11 +374,13 @@ def begun(
     new = {"step": 0, "train_loss": None, "rows": []}
     return (checkpoint and load_checkpoint(checkpoint, model, optimizer, scheduler)) or new
 
+# %% ../nbs/library/12_training.ipynb #e245e968
 def as_row(record: dict) -> dict:
     "Step and loss as numbers that JSON can say; no loss yet stays None."
     loss = record["train_loss"]
     return {"step": record["step"], "train_loss": None if loss is None else float(loss)}
 
+# %% ../nbs/library/12_training.ipynb #e83ec1a8
 def progress(
     label: str,
     done: int,   # steps that need not be made again

@@ -42,6 +42,7 @@ def picture_of(
     plt.close(figure)
     return _rounded(file.getvalue()) if format == "svg" else file.getvalue()
 
+# %% ../nbs/library/20_widgets.ipynb #ca30e3e7
 def _rounded(svg: bytes) -> bytes:
     "An SVG with two decimals in the coordinates of its paths; transformations keep all of theirs."
     return re.sub(rb' d="[^"]*"', lambda path: re.sub(rb"(\.\d\d)\d+", rb"\1", path[0]), svg)
@@ -71,6 +72,7 @@ def _label(name: str) -> str: return name.replace("_", " ")
 
 def _is_slider(values: Sequence[Value]) -> bool: return not any(isinstance(v, str) for v in values)
 
+# %% ../nbs/library/20_widgets.ipynb #4e7ecc11
 _KEYS = 'data-lm-suppress-shortcuts="true"'
 
 def _html_control(name: str, values: Sequence[Value]) -> str:
@@ -85,6 +87,7 @@ def _html_slider(words: Sequence[str], shared: str) -> str:
     ends = f'min="0" max="{len(words) - 1}" value="0"'
     return f'<input type="range" {shared} {ends} aria-valuetext="{words[0]}"><output>{words[0]}</output>'
 
+# %% ../nbs/library/20_widgets.ipynb #f937eea2
 def _html_menu(words: Sequence[str], shared: str) -> str:
     "A menu of words; `shared` are attributes."
     options = "".join(f'<option value="{i}">{w}</option>' for i, w in enumerate(words))
@@ -170,6 +173,7 @@ def _check_axes(axes: Mapping[str, Sequence[Value]]) -> None:
 def _spelled_choice(names: Sequence[str], choice: tuple[Value, ...]) -> str:
     return ", ".join(f"{n} = {v!r}" for n, v in zip(names, choice))
 
+# %% ../nbs/library/20_widgets.ipynb #0ff4d772
 @dataclass(frozen=True)
 class Flipbook:
     """

@@ -108,7 +108,7 @@ def _entries(archive: Path) -> Iterator[Entry]:
     if tarfile.is_tarfile(archive): return _tar_entries(archive)
     raise ValueError(f"archive must be a tar or zip file, {archive.name} is neither")
 
-
+# %% ../../nbs/library/00a_archives.ipynb #a832e7c7
 def _tar_entries(archive: Path) -> Iterator[Entry]:
     "The entries of a tar file."
     with tarfile.open(archive) as tar:
@@ -116,7 +116,7 @@ def _tar_entries(archive: Path) -> Iterator[Entry]:
             kind = "file" if entry.isreg() else "folder" if entry.isdir() else "link or device"
             yield entry.name, kind, functools.partial(tar.extractfile, entry)
 
-
+# %% ../../nbs/library/00a_archives.ipynb #273ca1d9
 def _zip_entries(archive: Path) -> Iterator[Entry]:
     "The entries of a zip file."
     with zipfile.ZipFile(archive) as file:
@@ -183,7 +183,7 @@ def fetch(
             raise DataCorrupt(f"{url}: SHA-256 is {found[:12]}…, expected {expected[:12]}…; nothing was kept")
         part.replace(path)
 
-
+# %% ../../nbs/library/00a_archives.ipynb #3bf6c8bb
 def _stream(url: str, part: Path) -> None:
     "Write what an address gives, unpacked, to a file, with a progress bar."
     from tqdm.auto import tqdm

@@ -123,7 +123,7 @@ def _files(card: DataSet, folder: Path) -> list[Path]:
     "The set's files in a folder, sorted."
     return sorted({path for pattern in card.files for path in folder.glob(pattern)})
 
-
+# %% ../../nbs/library/00b_cards.ipynb #86a10094
 def _unpack_beside(card: DataSet, folder: Path) -> None:
     "Unpack the first archive of the set that lies beside its folder, when the folder is not there."
     archive = next((folder.parent / name for name in card.archives if (folder.parent / name).is_file()), None)
@@ -163,7 +163,7 @@ def verified(
     for file, expected in checksums(name).items(): _compare(place / file, expected, _remedy(card(name)))
     return place
 
-
+# %% ../../nbs/library/00b_cards.ipynb #6ddbacd9
 _PUT = "put the files there or below a folder in UNCPAPER_DATA"
 
 
@@ -173,7 +173,7 @@ def _compare(path: Path, expected: str, remedy: str) -> None:
     if found == expected: return
     raise DataCorrupt(f"{path}: SHA-256 is {found[:12]}…, expected {expected[:12]}…; delete it, then {remedy}")
 
-
+# %% ../../nbs/library/00b_cards.ipynb #543e26d8
 def _remedy(card: DataSet) -> str:
     "How to get the files of a set, in words."
     if card.embedded: return f"restore it with `python data/remake.py {card.name}`"

@@ -43,7 +43,7 @@ def read_mnist(
     stem = {"train": "train", "test": "t10k"}[split]
     return _images(folder, stem, "")
 
-
+# %% ../../nbs/library/00e_images.ipynb #4528091b
 def read_small_mnist(
     folder: Path,                # with the four packed files of this project
     split: str,                  # "train" or "test"

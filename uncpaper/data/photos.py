@@ -141,7 +141,7 @@ def read_pictures(
         x[row] = picture
     return x, torch.tensor([label for _, label in files])
 
-
+# %% ../../nbs/library/00g_photos.ipynb #8a067cbd
 def _picture(path: Path, prepare: Callable[["Picture"], "Picture"]) -> Tensor:
     "One picture, (3, height, width) uint8. Raises ValueError, with its name, where `prepare` does."
     from PIL import Image

@@ -27,7 +27,7 @@ class PickledBytes:
         if kind not in (b"u1", "u1"): raise ValueError(f"arrays in a pickle must be of type u1, got {kind}")
         self.pixels = np.frombuffer(content, np.uint8).reshape(shape, order="F" if columns_first else "C")
 
-
+# %% ../../nbs/library/00f_pickles.ipynb #ec1857eb
 class _PickledType:
     "The type of an array in a pickle: its name, and nothing that acts."
     def __init__(self, name: bytes | str, *_: object) -> None: self.name = name
@@ -49,7 +49,7 @@ class _HarmlessUnpickler(pickle.Unpickler):
         allowed = "lists, dictionaries, bytes, numbers and arrays of bytes"
         raise ValueError(f"pickle must hold nothing but {allowed}, it asks for {module}.{name}")
 
-
+# %% ../../nbs/library/00f_pickles.ipynb #58d8a7ce
 def read_pickle(
     path: Path,  # a pickle, of Python 2 or 3
 ) -> object:     # what it holds; its texts as bytes, its arrays as PickledBytes

@@ -40,7 +40,7 @@ def _grouped_split(order: list[int], sizes: Sequence[int], groups: list) -> list
         parts.append(torch.tensor([row for rows in taken for row in rows], dtype=torch.int64))
     return parts
 
-
+# %% ../../nbs/library/00c_splits.ipynb #e108fa95
 def _fill(groups: list[list[int]], size: int) -> tuple[list[list[int]], list[list[int]]]:
     "The first groups that make up `size` rows exactly, and the others. Raises ValueError when none do."
     reachable = [1]    # bit s of the last number: s rows can be had from the groups seen, from the end

@@ -31,7 +31,7 @@ def scales_at(
     shape = (-1, *[1] * (x.ndim - 1))
     return schedule.alpha(t).to(x).view(shape), schedule.sigma(t).to(x).view(shape)
 
-
+# %% ../../nbs/library/24_denoisers.ipynb #1ab1568d
 def weighted(
     a: float | Tensor, # a number, or broadcasts with x
     x: Tensor,         # (batch, ...)
@@ -81,12 +81,12 @@ def from_epsilon(alpha: Scale, sigma: Scale) -> tuple[Scale, Scale]:
     "(a, b) with E[x_0 | x_t] = a x_t + b eps."
     return 1 / alpha, -sigma / alpha
 
-
+# %% ../../nbs/library/24_denoisers.ipynb #aff5343f
 def from_x0(alpha: Scale, sigma: Scale) -> tuple[Scale, Scale]:
     "(a, b) with E[x_0 | x_t] = a x_t + b x_0."
     return 0.0, 1.0
 
-
+# %% ../../nbs/library/24_denoisers.ipynb #7e69be8b
 def from_v(alpha: Scale, sigma: Scale) -> tuple[Scale, Scale]:
     "(a, b) with E[x_0 | x_t] = a x_t + b v, where alpha^2 + sigma^2 = 1."
     return alpha, -sigma

@@ -35,7 +35,7 @@ def seeded_noise(
     "Standard normal noise; a sample's depends on its seed and on the words of `stream` alone."
     return torch.stack([torch.randn(*shape, generator=generator(seed, *stream), dtype=dtype) for seed in seeds])
 
-
+# %% ../../nbs/library/25_samplers.ipynb #09239e98
 def noise_streams(
     seeds: Sequence[int], # one per sample
     x: Tensor,            # (batch, ...), what the noise should be like
@@ -116,7 +116,7 @@ class Sampler:
         "The coefficients of the step from t to s. The last step, to clean data, is CLEAN for all."
         raise NotImplementedError
 
-
+# %% ../../nbs/library/25_samplers.ipynb #34fc5151
 def _check_start(schedule: Schedule, start: int, steps: int | None) -> None:
     "Raises ValueError unless 0 <= start < schedule.steps and there are at least `steps` indices."
     if not isinstance(start, Integral) or not 0 <= start < schedule.steps:
@@ -229,7 +229,7 @@ class State(NamedTuple):
     x: Tensor    # x_t, (batch, ...)
     mean: Tensor # E[x_0 | x_t], (batch, ...)
 
-
+# %% ../../nbs/library/25_samplers.ipynb #172e6e8b
 def sample(
     denoiser: Denoiser,
     x: Tensor,                          # x_t at the first of the times, (batch, ...)
@@ -248,7 +248,7 @@ def sample(
     noise = noise_streams(seeds, x) if sampler.draws else iter(())
     return _states(denoiser, x.detach(), visited, steps_between(denoiser.schedule, visited, sampler), noise)
 
-
+# %% ../../nbs/library/25_samplers.ipynb #c9042d81
 def _states(
     denoiser: Denoiser, x: Tensor, times: list[float], steps: list[Step], noise: Iterator[Tensor]
 ) -> Iterator[State]:
@@ -261,7 +261,7 @@ def _states(
             mean = denoiser(x, s).mean if s >= 0 else x
         yield State(s, x, mean)
 
-
+# %% ../../nbs/library/25_samplers.ipynb #e3fb61d2
 def _check_sample(x: Tensor, sampler: Sampler, seeds: Sequence[int] | None) -> None:
     "Raises ValueError unless x holds floats and each of its samples has the seed that it needs."
     if x.ndim < 1 or not len(x) or not x.is_floating_point():
@@ -286,7 +286,7 @@ def chosen_times(
         if not (0 <= s < t or t > s == -1): raise ValueError(f"{allowed}; got {s} after {t}")
     return list(times)
 
-
+# %% ../../nbs/library/25_samplers.ipynb #2be207de
 def steps_between(
     schedule: Schedule,
     times: Sequence[float], # falling; the last may be -1
@@ -303,7 +303,7 @@ class Rollout(NamedTuple):
     x: Tensor    # (k, batch, ...)
     mean: Tensor # (k, batch, ...)
 
-
+# %% ../../nbs/library/25_samplers.ipynb #a16b9b70
 def last(
     states: Iterable[State],
 ) -> Tensor: # x, (batch, ...)
@@ -313,7 +313,7 @@ def last(
     if state is None: raise ValueError("states must hold at least one state, got none")
     return state.x
 
-
+# %% ../../nbs/library/25_samplers.ipynb #e803f6f2
 def rollout(
     states: Iterable[State],
     every: int = 1, # keep the first, each `every`-th after it, and the last

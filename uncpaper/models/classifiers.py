@@ -213,6 +213,7 @@ def basic_block(
               convolution(width, width), nn.BatchNorm2d(width)]
     return Residual(nn.Sequential(*branch), shortcut(inputs, width, stride, modified), activation(modified))
 
+# %% ../../nbs/library/18_classifiers.ipynb #323b70b7
 def bottleneck(
     inputs: int,    # channels
     width: int,     # channels of the 3x3 convolution
@@ -242,6 +243,7 @@ def stages(
             inputs = widen * width
     return blocks
 
+# %% ../../nbs/library/18_classifiers.ipynb #536ab613
 def resnet(
     block: Callable[[int, int, int, bool], nn.Module],  # (inputs, width, stride, modified) -> a residual block
     widen: int,                                         # outputs of a block over its width
@@ -268,6 +270,7 @@ def resnet18(
     model = resnet(basic_block, 1, stem, (64, 128, 256, 512), (2, 2, 2, 2), classes, modified)
     return spectrally_normalise(model, spectral_norm, (channels, size, size))
 
+# %% ../../nbs/library/18_classifiers.ipynb #4d0b359a
 def resnet50(
     classes: int = 10,
     channels: int = 3,                  # of the pictures
@@ -293,6 +296,7 @@ def small_resnet(
     model = resnet(basic_block, 1, stem, (16, 32, 64), (2, 2, 2), classes, modified)
     return spectrally_normalise(model, spectral_norm, (channels, size, size))
 
+# %% ../../nbs/library/18_classifiers.ipynb #590bbbf2
 def tiny_resnet(
     classes: int = 10,
     channels: int = 1,                  # of the pictures
@@ -336,6 +340,7 @@ def wide_resnet(
     top = [nn.BatchNorm2d(widths[-1], momentum=momentum), activation(modified), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
     return he_outgoing(Classifier(nn.Sequential(stem, *blocks, *top), widths[-1], classes), modified)
 
+# %% ../../nbs/library/18_classifiers.ipynb #5b580f17
 def he_outgoing(
     model: nn.Module,  # changed in place
     modified: bool,
@@ -360,6 +365,7 @@ def wide_resnet_28_10(
     model = wide_resnet(convolution(channels, 16), 10, 4, 0.3, 0.01, classes, modified)
     return spectrally_normalise(model, spectral_norm, (channels, size, size))
 
+# %% ../../nbs/library/18_classifiers.ipynb #64c09f4d
 def small_wide_resnet(
     classes: int = 10,
     channels: int = 1,                  # of the pictures
@@ -390,6 +396,7 @@ class Pruned(nn.Module):
         "What the last layers would see."
         return self.model(x)
 
+# %% ../../nbs/library/18_classifiers.ipynb #83dafffd
 def imagenet(
     model: nn.Module,             # of torchvision, changed in place
     last: str,                    # name of its last layers

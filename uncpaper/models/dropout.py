@@ -116,6 +116,7 @@ class Thinned(nn.Module):
         "Logits from the features that are kept."
         return self.layers(h.index_select(-1, self.kept))
 
+# %% ../../nbs/library/23_dropout.ipynb #631870b8
 def thinned(
     layer: nn.Linear,
     mask: Tensor,          # of its inputs, (inputs,)
@@ -141,6 +142,7 @@ def predictive(
     probabilities = torch.cat(list(predictions(model, x, draws, seed, size)))
     return probabilities.unflatten(0, x.shape[:2]).transpose(1, 2).contiguous()
 
+# %% ../../nbs/library/23_dropout.ipynb #9d58db11
 def mean_predictive(
     model: DropoutClassifier,
     x: Tensor,        # zetas, (n, zeta, channel, height, width)
@@ -171,6 +173,7 @@ def predictions(
         yield torch.stack([head(h).softmax(-1) for head in heads], dim=1).cpu()
     model.train(was_training)
 
+# %% ../../nbs/library/23_dropout.ipynb #ac73e598
 def networks(model: DropoutClassifier, draws: int, seed: int) -> list[nn.Module]:
     "The heads of theta_1 ... theta_M; for one draw the head itself."
     return [model.head] if draws == 1 else [Thinned(model.head, each) for each in masks(model, draws, seed)]

@@ -23,12 +23,12 @@ def mlp(
         layers += [nn.Linear(before, after), *[nn.BatchNorm1d(after)] * batch_norm, nn.ReLU()]
     return nn.Sequential(*layers, nn.Linear(widths[-1], 1))
 
-
+# %% ../../nbs/library/11_regressors.ipynb #d4ac35d3
 def wine_mlp() -> nn.Sequential:  # (batch, 11) -> (batch, 1)
     "Wine Quality: 11-100-50-20-10-1 with batch normalisation, 7,851 parameters."
     return mlp(11, (100, 50, 20, 10), batch_norm=True)
 
-
+# %% ../../nbs/library/11_regressors.ipynb #f78fd201
 def bike_mlp() -> nn.Sequential:  # (batch, 19) -> (batch, 1)
     "Bike Sharing: 19-100-50-20-10-1 without batch normalisation, 8,291 parameters."
     return mlp(19, (100, 50, 20, 10), batch_norm=False)

@@ -108,6 +108,7 @@ class Spectral:
             self.kept = (state, self.normalised_weight(), [t.detach() for t in source])
         return self.kept[1]
 
+# %% ../../nbs/library/17_spectral.ipynb #f3dbeb6c
 def revision(
     x: Tensor,           # any shape
 ) -> tuple[int, int]:    # where it is, and how often it was written to
@@ -223,6 +224,7 @@ def bounded(
     new.load_state_dict(layer.state_dict(), strict=False)
     return new.to(layer.weight.detach()).train(layer.training)
 
+# %% ../../nbs/library/17_spectral.ipynb #27e28a77
 def spectrally_normalise(
     model: nn.Module,                 # changed in place
     coefficient: float | None,        # c, the bound on each convolution; None changes nothing

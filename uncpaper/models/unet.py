@@ -145,6 +145,7 @@ class Upsample(nn.Module):
         "The larger picture."
         return self.conv(F.interpolate(x, scale_factor=2.0))
 
+# %% ../../nbs/library/21_unet.ipynb #530c0ce7
 class TimedSequential(nn.Sequential):
     "Layers in sequence, of which the residual blocks are told the time."
     def forward(
@@ -167,6 +168,7 @@ def check_inputs(
     if t.shape != x.shape[:1]:
         raise ValueError(f"t must have shape {(len(x),)}, one value a sample, got {tuple(t.shape)}")
 
+# %% ../../nbs/library/21_unet.ipynb #466964ab
 def check_heights(
     size: int,                   # height of a picture, pixels
     patch: int,                  # side of the squares that become channels

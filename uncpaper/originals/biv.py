@@ -44,6 +44,7 @@ def decimal(text: str) -> float:
     if not (_NUMBER.fullmatch(text) and math.isfinite(number := float(text))): raise ValueError(text)
     return number
 
+# %% ../../nbs/originals/biv.ipynb #366752b8
 _READERS: Readers = {float: decimal, str: str}
 
 @dataclass(frozen=True)
@@ -165,6 +166,7 @@ def _words(arguments: Sequence[str] | str) -> list[str]:
     scripts = [i for i, word in enumerate(words) if word.endswith((".py", ".sh", ".sbatch"))]
     return words[scripts[0] + 1:] if scripts else words
 
+# %% ../../nbs/originals/biv.ipynb #17aa8983
 def _by_position(words: list[str]) -> dict[str, str]:
     "Nine bare values in the order of the nine groups."
     if len(words) == len(_GROUPS_2020): return dict(zip(_GROUPS_2020, words))
@@ -180,6 +182,7 @@ def _by_name(words: Iterator[str]) -> Iterator[tuple[str, str]]:
             raise unknown(flag.removeprefix("--"), known, "group of the original")
         yield flag[2:], text if equals else next(words, "")
 
+# %% ../../nbs/originals/biv.ipynb #e629e204
 def split_groups(
     arguments: Sequence[str] | str,  # the command line, as words or as one string
 ) -> dict[str, str]:                 # group name without dashes: its text
@@ -201,6 +204,7 @@ def generation_of(
     late = five or texts.get("noise_settings", "").split(",")[0] in ("True", "False")
     return "2022" if new or (late and not old) else "2020"
 
+# %% ../../nbs/originals/biv.ipynb #cf8f890f
 @dataclass(frozen=True)
 class Given:
     "The groups of a command line, to be read by the table of its generation."
@@ -220,6 +224,7 @@ class Given:
         "The one number of a group that may be left out."
         return self[name][0] if name in self else None
 
+# %% ../../nbs/originals/biv.ipynb #d5de8f0f
 def given_of(arguments: Sequence[str] | str) -> Given:
     "The groups of a command line. Raises `Refused`."
     texts = split_groups(arguments)
@@ -266,6 +271,7 @@ def _experiment(given: Given) -> dict[str, object]:
                 normalise=normalise == "True",
                 train_size=_whole(name, "the training size", rows[0]) if rows else None)
 
+# %% ../../nbs/originals/biv.ipynb #a9bd733e
 def _loss_and_model(dataset: str, first: str, second: str, losses: Sequence[str]) -> dict[str, str]:
     "The two words in either order: the word says which it is."
     loss, model = (second, first) if first in {word for _, word in MODELS} else (first, second)
@@ -275,6 +281,7 @@ def _loss_and_model(dataset: str, first: str, second: str, losses: Sequence[str]
         raise Refused("model_settings", model, f"no model for data set {dataset}", ", ".join(models))
     return dict(loss=LOSSES[loss], model=MODELS[dataset, model])
 
+# %% ../../nbs/originals/biv.ipynb #008e3695
 def _pairs(values: Sequence[str]) -> tuple[float, ...]:
     "The parameter list as numbers, half of them first and half of them second values."
     number = Option("a parameter", float)
@@ -297,6 +304,7 @@ def _check_shifted(texts: Mapping[str, str]) -> None:
     if shared is not None and shared == texts.get("average_variance"):
         raise Refused("params_settings", shared, _SHIFTED, "nine distinct positions, or the groups by name")
 
+# %% ../../nbs/originals/biv.ipynb #859834e8
 def read_2020(given: Given) -> Request:
     "A command line of the first generation. Raises `Refused`."
     _check_shifted(given.texts)
@@ -327,6 +335,7 @@ def _loss_2022(given: Given, dataset: str, normalised: bool) -> dict[str, object
                   "without a value the original cuts at 1 in standardised units, with one in raw units",
                   "cutoffMSE,C with C in raw label units squared")
 
+# %% ../../nbs/originals/biv.ipynb #a765c5a9
 def _list_2022(given: Given, kind: str) -> dict[str, object]:
     "The parameter list, and the scale that its flag makes of the first variance."
     flag, *rest = values = given["parameters"]
@@ -348,6 +357,7 @@ def _settings_2022(given: Given) -> dict[str, object]:
                   "meanvar_avg without its ratio p and average variance X",
                   "meanvar_avg,p,X")
 
+# %% ../../nbs/originals/biv.ipynb #3eb02df7
 def _noise_2022(given: Given) -> dict[str, object]:
     "Everything about the noise variances."
     flag, family, *_ = [*given["noise_settings"], None]
@@ -359,6 +369,7 @@ def _noise_2022(given: Given) -> dict[str, object]:
                       "True,type with type uniform, binary_uniform or gamma")
     return dict(settings, noise=True, family=family, **_list_2022(given, settings["kind"]))
 
+# %% ../../nbs/originals/biv.ipynb #3010b553
 def read_2022(given: Given) -> Request:
     "A command line of the second generation. Raises `Refused`."
     experiment, (batch, disturbance, normalised, rate) = _experiment(given), given["extra_exp"]
@@ -367,6 +378,7 @@ def read_2022(given: Given) -> Request:
     return Request(**experiment, **noise, **loss, batch_size=_whole("extra_exp", "the batch size", batch),
                    disturbance=disturbance, learning_rate=rate)
 
+# %% ../../nbs/originals/biv.ipynb #117cf0e9
 def request_of(given: Given) -> Request:
     "What a command line asks for. Raises `Refused`."
     return {"2020": read_2020, "2022": read_2022}[given.generation](given)
@@ -387,6 +399,7 @@ def _attempt(group: str, given: str, allowed: str, make: Callable, *values: floa
     try: return make(*values)
     except ValueError as error: raise Refused(group, given, str(error), allowed) from error
 
+# %% ../../nbs/originals/biv.ipynb #cbcc56c5
 def _average(request: Request) -> float | None:
     "The average variance that the original would have used, if any."
     two = len(request.numbers) == 4 and request.kind == "meanvar"
@@ -401,6 +414,7 @@ def _ratio(request: Request) -> float:
     raise Refused(_P_GROUP[request.generation], "", f"missing, with {len(request.numbers) // 2} components",
                   "a number from 0 to 1")
 
+# %% ../../nbs/originals/biv.ipynb #3f54bfc7
 def _firsts(request: Request) -> list[float]:
     "The first values; with an average variance the second mean is the one that keeps it."
     firsts, average = list(request.numbers[:len(request.numbers) // 2]), _average(request)
@@ -410,6 +424,7 @@ def _firsts(request: Request) -> list[float]:
             _attempt(_X_GROUP[request.generation], f"{average:g}", allowed, second_mean, average, _ratio(request),
                      firsts[0])]
 
+# %% ../../nbs/originals/biv.ipynb #29204877
 def _component(request: Request, first: float, second: float) -> UniformVariance | GammaVariance:
     "One component of the mixture."
     family, law = ("gamma", GammaVariance) if request.family == "gamma" else ("uniform", UniformVariance)
@@ -417,6 +432,7 @@ def _component(request: Request, first: float, second: float) -> UniformVariance
     if request.scale is not None: make, second = UniformVariance.from_scale, request.scale
     return _attempt("parameters", f"{first:g},{second:g}", _CONDITIONS[family, request.kind], make, first, second)
 
+# %% ../../nbs/originals/biv.ipynb #ac4f1328
 def _check_kind(request: Request) -> None:
     "Refuses a noise type that does not go with the parameter type or with the scale."
     family, kind, kinds = request.family, request.kind, _KINDS[request.family]
@@ -426,6 +442,7 @@ def _check_kind(request: Request) -> None:
         reason = f"a heteroscedasticity scale fixes a uniform distribution from its mean, not {family} by {kind}"
         raise Refused("params_settings", f"{request.scale:g}", reason, "uniform with meanvar, or a negative scale")
 
+# %% ../../nbs/originals/biv.ipynb #5faa89d9
 def _check_count(request: Request) -> None:
     "Refuses another number of components than the later generation's noise type takes."
     count = len(request.numbers) // 2
@@ -435,6 +452,7 @@ def _check_count(request: Request) -> None:
     raise Refused("parameters", request.parameters, f"{count} component{plural} where {request.family} takes {wanted}",
                   f"{2 * wanted} numbers, first values before second values")
 
+# %% ../../nbs/originals/biv.ipynb #83b7f04a
 def variance_model(
     request: Request,  # with noise
 ) -> Variances:
@@ -461,6 +479,7 @@ def _floors(variance: Variances) -> list[float]:
     weighted = zip(variance.components, variance.weights) if mixed else [(variance, 1.0)]
     return [getattr(part, "low", 0.0) for part, weight in weighted if weight > 0]
 
+# %% ../../nbs/originals/biv.ipynb #804675cb
 def _check_survivors(request: Request, variance: object) -> None:
     "Refuses a cutoff that no label survives."
     if request.cutoff is None or request.cutoff > min(_floors(variance)): return
@@ -474,6 +493,7 @@ def _check_standardised(request: Request) -> None:
     raise Refused("experiment_settings", "False",
                   "nothing runs on raw values here, inputs and labels are always standardised", "True")
 
+# %% ../../nbs/originals/biv.ipynb #744bb9af
 def _length(request: Request) -> dict[str, int]:
     "Rows to train and to test on, the batch and the optimiser steps; the wine's rows are those that are here."
     largest, test = SIZES[request.dataset]
@@ -489,6 +509,7 @@ def _check_batch(request: Request) -> None:
         reason = f"leaves one of {train} rows for a batch of its own, which batch normalisation cannot take"
         raise Refused("extra_exp", f"{batch}", reason, "another batch size")
 
+# %% ../../nbs/originals/biv.ipynb #e8856e08
 def _number_of_loss(request: Request) -> dict[str, float]:
     "Epsilon or cutoff, whichever the loss has."
     names = {"biv": ["epsilon"], "iv": ["epsilon"], "cutoff": ["cutoff"]}.get(request.loss, [])
@@ -498,6 +519,7 @@ def _disturbance(request: Request) -> float:
     "How wrong the variances are that the loss sees; the original disturbed none of the wine's."
     return request.disturbance if request.noise and request.dataset != "wine" else 0.0
 
+# %% ../../nbs/originals/biv.ipynb #5f2a1713
 def parameters_of(
     request: Request,
 ) -> dict[str, str | int | float]:  # what `biv/single` declares; epsilon and cutoff only if the loss has them
@@ -551,6 +573,7 @@ def _notes_on_loss(given: Given, request: Request) -> Iterator[str]:
                f"variance below "
                "it stay, batch by batch, and a batch without any is skipped")
 
+# %% ../../nbs/originals/biv.ipynb #26b9f896
 def _notes_on_epsilon(given: Given, request: Request) -> Iterator[str]:
     "Units, defaults and range of epsilon."
     early = request.generation == "2020"
@@ -568,6 +591,7 @@ def _notes_on_training(given: Given, request: Request) -> Iterator[str]:
     if request.generation == "2020": yield "batch size 256 and learning rate 0.001 stood in the original's code"
     else: yield from _notes_on_extras(given, request)
 
+# %% ../../nbs/originals/biv.ipynb #18462438
 def _notes_on_extras(given: Given, request: Request) -> Iterator[str]:
     "What became of extra_exp."
     plain = given["extra_exp"][2] == "False"
@@ -579,6 +603,7 @@ def _notes_on_extras(given: Given, request: Request) -> Iterator[str]:
         why = "the original has none for wine" if request.noise else "there is no noise"
         yield f"extra_exp: the disturbance is ignored, {why}"
 
+# %% ../../nbs/originals/biv.ipynb #0954a1c2
 def _notes_on_length(request: Request) -> Iterator[str]:
     "Epochs as steps, and a batch that is larger than the training set."
     length, epochs = _length(request), EPOCHS[request.dataset]
@@ -609,6 +634,7 @@ def _noise_groups(request: Request) -> list[str]:
     names = ["noise_settings", "average_variance", "params_settings", "parameters", "distributions_ratio"]
     return names if request.generation == "2020" else names[1:] + names[:1] * (request.family is not None)
 
+# %% ../../nbs/originals/biv.ipynb #26a933a3
 def _notes_on_average(given: Given, request: Request) -> Iterator[str]:
     "The average variance and the second mean."
     average, group = _average(request), _X_GROUP[request.generation]
@@ -621,6 +647,7 @@ def _notes_on_average(given: Given, request: Request) -> Iterator[str]:
     if request.generation == "2022" and len(given["params_settings"]) == 3 and request.average is None:
         yield "params_settings: X is ignored, it belongs to meanvar_avg"
 
+# %% ../../nbs/originals/biv.ipynb #eecd390a
 def _notes_on_gamma(given: Given, request: Request) -> Iterator[str]:
     "What gamma noise was in the original."
     early = request.generation == "2020"
@@ -634,6 +661,7 @@ def _notes_on_gamma(given: Given, request: Request) -> Iterator[str]:
     if not early and request.kind == "meanvar" and given["parameters"][0] not in ("True", "False"):
         yield "parameters: the original needs a scale flag first, with meanvar for gamma too; read as False"
 
+# %% ../../nbs/originals/biv.ipynb #3fe9c683
 def _notes_on_scale(given: Given, request: Request) -> Iterator[str]:
     "What the heteroscedasticity scale replaces."
     if request.scale is None: return

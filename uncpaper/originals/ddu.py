@@ -187,6 +187,7 @@ def of_training(asked: Asked) -> Translation:
     notes = (_seed_note(asked), _OTHERS, *_variant_notes(asked), *_epoch_notes(asked), *asked.ignored())
     return Translation("ddu/ood", parameters, notes)
 
+# %% ../../nbs/originals/ddu.ipynb #9c0fa047
 _OTHERS = ("others: the experiment looks at other pictures than the network's own as well; svhn is what evaluate.py "
            "looked at")
 
@@ -211,6 +212,7 @@ def _wrong_for_dirty(asked: Asked) -> Refused | None:
     if model != "lenet" and asked["-mod"]:
         return Refused("-mod", True, "the figure's networks are not modified", "without the flag")
 
+# %% ../../nbs/originals/ddu.ipynb #95c16f99
 def _check_dirty(asked: Asked) -> None:
     "Refuses what the experiment's three networks are not."
     if (wrong := _wrong_for_dirty(asked)) is not None: raise wrong
@@ -251,6 +253,7 @@ def _check_evaluation(asked: Asked) -> None:
     if asked["--ensemble"] > 5:
         raise Refused("--ensemble", asked["--ensemble"], "a run's folder holds five networks", "1 to 5")
 
+# %% ../../nbs/originals/ddu.ipynb #f8790242
 def of_evaluation(asked: Asked) -> Translation:
     "`evaluate.py`. Raises `Refused`."
     _check_evaluation(asked)
@@ -262,6 +265,7 @@ def of_evaluation(asked: Asked) -> Translation:
     notes = (*_evaluation_notes(asked), *_variant_notes(asked), *asked.ignored())
     return Translation("ddu/ood", parameters, notes, _call(asked), module="uncpaper.originals.ddu_files")
 
+# %% ../../nbs/originals/ddu.ipynb #9469d099
 def _evaluation_notes(asked: Asked) -> list[str]:
     "What the experiment does otherwise."
     other = asked["--model-type"] == "ensemble" and asked["--ensemble"] != 5

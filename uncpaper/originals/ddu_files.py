@@ -52,6 +52,7 @@ def stem(
     "What the names of all files of a network begin with. Raises ValueError for an unknown network."
     return seeded(one_of("model", model, ARCHITECTURES), seed, spectral_norm, modified)
 
+# %% ../../nbs/originals/ddu_files.ipynb #5fdd4424
 def seeded(
     model: str,                    # of any name
     seed: int,
@@ -62,6 +63,7 @@ def seeded(
     normalised = "" if spectral_norm is None else f"_sn_{float(spectral_norm)}"
     return f"{model}{normalised}{'_mod' * modified}_{seed}"
 
+# %% ../../nbs/originals/ddu_files.ipynb #ac3e89e5
 def checkpoint_name(
     model: str,                          # a key of ARCHITECTURES
     seed: int,
@@ -78,6 +80,7 @@ class Checkpoint(NamedTuple):
     path: Path
     seed: int    # of the network, and so of its validation split
 
+# %% ../../nbs/originals/ddu_files.ipynb #a8573166
 def find_checkpoints(
     folder: str | Path,                  # with Run1, Run2, ...
     model: str,                          # a key of ARCHITECTURES
@@ -126,6 +129,7 @@ class Layout(NamedTuple):
                   for i, place in enumerate(places, self.first) for ours, theirs in self.inside.items()}
         return {**self.outside, **blocks}
 
+# %% ../../nbs/originals/ddu_files.ipynb #9f8d9c70
 _RESNET = {"extractor.0": "conv1", "extractor.1": "bn1", "head": "fc"}
 _BASIC = {"branch.0": "conv1", "branch.1": "bn1", "branch.3": "conv2", "branch.4": "bn2", "shortcut.0": "shortcut.0",
           "shortcut.1": "shortcut.1"}
@@ -169,6 +173,7 @@ def read_checkpoint(
     model.load_state_dict({ours: in_shape(path, theirs, found[theirs], wanted[ours]) for ours, theirs in names.items()})
     return model.eval()
 
+# %% ../../nbs/originals/ddu_files.ipynb #2a5b58a3
 def in_shape(
     path: str | Path,  # for the refusal
     name: str,         # the original's
@@ -187,6 +192,7 @@ class Measure(NamedTuple):
     name: str        # of the method; what the paper's table calls the row
     positive: str    # "in" or "out": the positive class of the file's average precision
 
+# %% ../../nbs/originals/ddu_files.ipynb #bf4fccd1
 MEASURES = { # type of model -> m1, m2
     "softmax": (Measure("energy", "in"), Measure("softmax", "out")),
     "ensemble": (Measure("ensemble MI", "out"), Measure("ensemble PE", "out")),
@@ -210,6 +216,7 @@ def measured(
     said, scores = (member_probabilities(logits), ENSEMBLE) if ensemble else ({"logits": logits[0]}, SINGLE)
     return tuple(scores[measure.name](said) for measure in MEASURES[model_type])
 
+# %% ../../nbs/originals/ddu_files.ipynb #6e2a28c4
 def run_values(
     members: Sequence[dict],  # of one run
     model_type: str,
@@ -250,6 +257,7 @@ def summary(
     std = {key: float(np.std(v, ddof=1) / len(v) ** 0.5) if len(v) > 1 else None for key, v in values.items()}
     return {"mean": {key: float(np.mean(v)) for key, v in values.items()}, "std": std, "values": values}
 
+# %% ../../nbs/originals/ddu_files.ipynb #32a5c576
 def evaluate_json(
     scored_runs: Sequence[dict | list[dict]],  # of each run the result of a Score stage, or a list of its members'
     model_type: str,                           # softmax, ensemble or gmm
@@ -277,6 +285,7 @@ def result_name(
     "The name of a result file. Raises ValueError for an unknown network."
     return f"res_{stem(model, seed, spectral_norm, modified)}_{model_type}_{dataset}_{ood}.json"
 
+# %% ../../nbs/originals/ddu_files.ipynb #8cefbdd7
 def write_json(path: str | Path, value: object) -> Path:
     "Write strict JSON, whole or not at all. Raises ValueError, and leaves what was there, for what JSON does not have."
     path = Path(path)
@@ -309,6 +318,7 @@ def scored(
     temperature = fit_temperature(said["validation"]["logits"], p.validation.y)
     return {**said, "fit": {"temperature": temperature, **(jitter_report(gaussians) if density else {})}}
 
+# %% ../../nbs/originals/ddu_files.ipynb #9918ccb0
 def logits_of(model: nn.Module, split: Split) -> dict[str, Tensor]:  # logits (n, class) and labels (n,)
     "What `readings` finds, without densities."
     return {"logits": outputs(model, split.x)["logits"], "labels": split.y}
@@ -333,6 +343,7 @@ def file_provenance(
     networks = [[network(c, member) for c, member in zip(*row)] for row in zip(runs, members)]
     return {"versions": versions, "seconds": seconds, "data": data, "networks": networks}
 
+# %% ../../nbs/originals/ddu_files.ipynb #4b4b9a7e
 def split_digest(
     y: Tensor,  # labels (n,)
     seed: int,  # of the network
@@ -395,18 +406,21 @@ def accuracies(
     "Accuracies at every number of labels."
     return {str(run): (100 * r["history"].accuracy).tolist() for run, r in enumerate(results)}
 
+# %% ../../nbs/originals/ddu_files.ipynb #c8319b4b
 def ambiguous_shares(
     results: Sequence[dict],     # of Acquire stages, run by run
 ) -> dict[str, list[float]]:     # run -> fractions
     "Unclear share of all that is acquired, after each acquisition."
     return {str(run): r["history"].unclear.iloc[1:].tolist() for run, r in enumerate(results)}
 
+# %% ../../nbs/originals/ddu_files.ipynb #f182b15e
 def ambiguous_entropies(
     results: Sequence[dict],            # of Acquire stages, run by run
 ) -> dict[str, dict[str, list[float]]]: # run -> iteration -> nats
     "The judges' entropy of all that is acquired, after each acquisition."
     return {str(run): entropies_so_far(r["acquired"]) for run, r in enumerate(results)}
 
+# %% ../../nbs/originals/ddu_files.ipynb #e735c16d
 def entropies_so_far(acquired: pd.DataFrame) -> dict[str, list[float]]: # iteration -> nats
     "The judges' entropy of all that one run has acquired up to each iteration."
     return {str(t): acquired.entropy[acquired.iteration <= t].tolist() for t in range(acquired.iteration.max() + 1)}
@@ -426,6 +440,7 @@ def file_names(
     kinds = {"accuracies": "test_accs", "shares": "ambiguous", "entropies": "ambiguous_entropies"}
     return {content: f"{kind}_{start}_dirty_mnist_{run.pool.drawn}.json" for content, kind in kinds.items()}
 
+# %% ../../nbs/originals/ddu_files.ipynb #3a40a876
 def write_files(
     runs: Sequence[Acquire],    # of one method, differing in their seeds alone
     folder: Path,               # where the files go

@@ -149,6 +149,7 @@ def asked(
         raise Refused("command line", line, "a shell script holds its own settings", "the python lines in it")
     return _checked_names(asked_by_overrides(line, SCRIPTS, OPTIONS))
 
+# %% ../../nbs/originals/eiv.ipynb #a3c95fce
 def _checked_names(asked: Asked) -> Asked:
     "The same, unless a name, channels or classes are other than the group's, which is refused."
     known, data, model = SETS[asked["data"]], asked["data"], asked["pred/model"]
@@ -167,6 +168,7 @@ def pictures(asked: Asked) -> dict[str, int]:
     n = {"mnist": 60_000}.get(asked["data"], 50_000)
     return {"labelled": n, "learned": n}
 
+# %% ../../nbs/originals/eiv.ipynb #c15d78f4
 def scaled(
     rate: float,  # lr of the original
     batch: int,   # pictures
@@ -174,6 +176,7 @@ def scaled(
     "The step size that the original made of lr and batch size."
     return float(f"{rate * batch / 256:.12g}")
 
+# %% ../../nbs/originals/eiv.ipynb #71d42fec
 def denoiser_call(
     asked: Asked,
     path: str,  # of the checkpoint
@@ -195,6 +198,7 @@ def _training(asked: Asked) -> dict[str, object]:
             "denoiser_lr": scaled(asked["diff.optim.lr"], batch), "denoiser_warm": asked["diff.optim.warmup"],
             "decay": asked["diff.optim.decay"]}
 
+# %% ../../nbs/originals/eiv.ipynb #bdc0fab6
 def of_generation(asked: Asked) -> Translation:
     "`train_net.py`, `generate_samples.py` and `generate_animation.py`."
     trains, task = asked.script == TRAIN, SETS[asked["data"]].ours
@@ -204,6 +208,7 @@ def of_generation(asked: Asked) -> Translation:
     call = "" if trains else denoiser_call(asked, _trained_path(asked))
     return Translation("eiv/generation", parameters, notes, call, "paper", _MODULE)
 
+# %% ../../nbs/originals/eiv.ipynb #2394e884
 _ONE_TRAINING = ("seed: the diffusion model has one training, of seed 41; seeds are sets of pictures here, numbered "
                  "from 0; the original never set it")
 _KEPT = ("checkpoint: the averaged weights after the last step are used; the original kept the raw weights of the step "
@@ -223,6 +228,7 @@ def _accuracy(
     common = {"seeds": len(asked["seed"]), "task": SETS[asked["data"]].ours, **pictures(asked), "levels": list(levels)}
     return Translation("eiv/accuracy", common | own, (*notes, *asked.ignored()), call, "paper", _MODULE)
 
+# %% ../../nbs/originals/eiv.ipynb #18a19d3f
 def of_zetas(asked: Asked) -> Translation:
     "`generate_dataset.py`. Raises `Refused` for no draws."
     n, split = asked["pred.n_zeta.test"], "train" if asked["pred.dataset.train"] else "test"
@@ -245,6 +251,7 @@ def method_of(
     "The method by our name."
     return "non-EiV, fresh noise" if train == 0 else "AIV" if mean else "EiV"
 
+# %% ../../nbs/originals/eiv.ipynb #f75f4e48
 def _check_classifier(asked: Asked) -> None:
     "Refuses what the original refuses: draws at one end only, a perceptron for coloured pictures."
     train, test, stores = asked["pred.n_zeta.train"], asked["pred.n_zeta.test"], asked.script == STORE
@@ -273,6 +280,7 @@ def _classified(
     shared = {**K, "network": asked["pred/model"], "epochs": asked["pred.epoch.end"]}
     return _accuracy(asked, levels, shared | own, (*_classifier_notes(asked), *notes), call)
 
+# %% ../../nbs/originals/eiv.ipynb #6cab581a
 def _classifier_notes(asked: Asked) -> list[str]:
     "What the experiment does otherwise, whatever the script."
     train, means = asked["pred.n_zeta.train"], asked["pred.n_zeta_mean"]
@@ -312,6 +320,7 @@ def _tree(asked: Asked) -> str:
              "pred": asked["pred/model"]}
     return f"Tree('.', {asked['data']!r}, {', '.join(f'{name}={value!r}' for name, value in names.items())})"
 
+# %% ../../nbs/originals/eiv.ipynb #ab8a06e7
 def of_inference(asked: Asked) -> Translation:
     "`infer_pred.py`. Raises `Refused`."
     option, levels = asked.options["pred.timesteps.inference"], asked["pred.timesteps.inference"]
@@ -321,6 +330,7 @@ def of_inference(asked: Asked) -> Translation:
     notes = [f"{option.name}: read as the list that is meant; {option.remark.partition('; ')[2]}"] * quoted
     return _classified(asked, levels, _tested(asked), (*notes, _LOSSES), call)
 
+# %% ../../nbs/originals/eiv.ipynb #ee373b0c
 _LOSSES = ("the losses of the original's table cannot be compared with each other; here the likelihood is that of the "
            "averaged probability for every method")
 

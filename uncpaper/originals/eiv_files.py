@@ -48,6 +48,7 @@ class Known(NamedTuple):
         "How many there are: what its card says."
         return card(self.ours).classes
 
+# %% ../../nbs/originals/eiv_files.ipynb #c8d45b65
 SETS = {
     "mnist": Known("mnist-full", Normalisation((0.13066048920154572,), (0.30810782313346863,))),
     "cifar10": Known("cifar-10", Normalisation((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))),
@@ -141,10 +142,12 @@ def joined(
         return found[name].T if name.endswith(".W") else found[name]
     return torch.cat([part(name) for name in names]).view(wanted.shape)
 
+# %% ../../nbs/originals/eiv_files.ipynb #dab4a17f
 def merged(*sources: Sources) -> Sources:
     "All of them in one."
     return {ours: theirs for part in sources for ours, theirs in part.items()}
 
+# %% ../../nbs/originals/eiv_files.ipynb #169bb925
 def renamed(layer: nn.Module, ours: str, theirs: str) -> Sources:
     "The sources of a layer whose tensors have the same names in both."
     return {f"{ours}{name}": (f"{theirs}{name}",) for name in layer.state_dict()}
@@ -174,6 +177,7 @@ def residual_sources(layer: TimedResidual, ours: str, theirs: str) -> Sources:
     skip = {f"{ours}skip.weight": (f"{theirs}NIN_0.W",), f"{ours}skip.bias": (f"{theirs}NIN_0.b",)}
     return merged(*parts, {} if isinstance(layer.skip, nn.Identity) else skip)
 
+# %% ../../nbs/originals/eiv_files.ipynb #714c5608
 def attention_sources(layer: Attention, ours: str, theirs: str) -> Sources:
     "Of self-attention: queries, keys and values are one layer here."
     def leaf(name: str, kept: str) -> Sources:
@@ -181,6 +185,7 @@ def attention_sources(layer: Attention, ours: str, theirs: str) -> Sources:
                 f"{ours}out.{name}": (f"{theirs}NIN_3.{kept}",)}
     return merged(renamed(layer.norm, f"{ours}norm.", f"{theirs}GroupNorm_0."), leaf("weight", "W"), leaf("bias", "b"))
 
+# %% ../../nbs/originals/eiv_files.ipynb #00278027
 def layer_sources(layer: nn.Module, ours: str, theirs: str) -> Sources:
     "Of one layer in the original's list."
     if isinstance(layer, TimedResidual): return residual_sources(layer, ours, theirs)
@@ -217,6 +222,7 @@ class Doubled(nn.Module):
         "Twice the input, less one."
         return 2 * x - 1
 
+# %% ../../nbs/originals/eiv_files.ipynb #ec78ba35
 def as_original(
     network: UNet,  # with the original's weights
 ) -> UNet:          # the same, changed
@@ -230,6 +236,7 @@ def as_original(
         if isinstance(layer, nn.GroupNorm): layer.num_groups = 32
     return network
 
+# %% ../../nbs/originals/eiv_files.ipynb #a11422dc
 def weights_of(
     path: str | Path,         # for the refusal
     saved: dict,              # what is in the checkpoint
@@ -244,6 +251,7 @@ def weights_of(
                          f"got {len(averages)}")
     return dict(zip(saved["state_dict"], averages))
 
+# %% ../../nbs/originals/eiv_files.ipynb #6d29dea0
 def read_denoiser(
     path: str | Path,
     data: str,                    # a key of SETS: what it was trained on
@@ -292,6 +300,7 @@ def classifier_of(name: str, known: Known, dropout: float = 0.5) -> DropoutClass
     if name == "mlp": return dropout_mlp(10, 32**2, dropout=dropout)
     return without_statistics(resnet9(classes, channels, dropout if name == "resnet9_dropout" else 0.0))
 
+# %% ../../nbs/originals/eiv_files.ipynb #777fbaa3
 def without_statistics(model: nn.Module) -> nn.Module:
     "The same model, whose batch normalisation always uses the batch, in evaluation mode too."
     for layer in model.modules():
@@ -300,11 +309,13 @@ def without_statistics(model: nn.Module) -> nn.Module:
             layer.running_mean = layer.running_var = layer.num_batches_tracked = None
     return model
 
+# %% ../../nbs/originals/eiv_files.ipynb #4467a31d
 def classifier_sources(model: DropoutClassifier, name: str) -> Sources:
     "Where the original keeps each tensor of a classifier."
     layers = {**({} if name == "mlp" else _TRUNK), **HEADS[name]}
     return merged(*(renamed(model.get_submodule(ours), f"{ours}.", f"{theirs}.") for ours, theirs in layers.items()))
 
+# %% ../../nbs/originals/eiv_files.ipynb #28cb660d
 def read_classifier(
     path: str | Path,
     data: str,              # a key of SETS: what it was trained on
@@ -333,6 +344,7 @@ class Array:
                              f"got {found.dtype}, shape {found.shape}")
         sizes |= {axis: n for axis, n in zip(self.axes, found.shape) if isinstance(axis, str)}
 
+# %% ../../nbs/originals/eiv_files.ipynb #a20327dc
 Arrays = Mapping[str, Array]  # a file's arrays by name
 
 def check_arrays(path: str | Path, arrays: Arrays,
@@ -346,6 +358,7 @@ def check_arrays(path: str | Path, arrays: Arrays,
         array.check(path, key, found[key], sizes)
     return sizes
 
+# %% ../../nbs/originals/eiv_files.ipynb #82cb5f73
 def read_arrays(path: str | Path, arrays: Arrays) -> dict[str, np.ndarray]:
     "The arrays of a file. Raises ValueError, and runs nothing that is in the file, unless they are what they must be."
     def read(path: Path) -> dict[str, np.ndarray]:
@@ -355,6 +368,7 @@ def read_arrays(path: str | Path, arrays: Arrays) -> dict[str, np.ndarray]:
     check_arrays(path, arrays, found)
     return found
 
+# %% ../../nbs/originals/eiv_files.ipynb #b637235d
 def write_arrays(path: str | Path, arrays: Arrays, values: Mapping[str, np.ndarray]) -> Path:
     "Write arrays, whole or not at all; makes the folder. Raises ValueError, and writes nothing, unless they fit."
     path = Path(path)
@@ -399,6 +413,7 @@ class Predictives(NamedTuple):
         "Accuracy, negative log-likelihood of the averaged probability, and calibration error of each method."
         return pd.DataFrame({name: quality(p, self.labels) for name, p in self.averaged().items()}).T
 
+# %% ../../nbs/originals/eiv_files.ipynb #5acf6eb4
 _VALUES = {"Y_hat_zeta": Array(("pictures", "n_theta", "K", "classes"), np.floating),
            "Y_hat_zeta_mean": Array(("pictures", "n_theta", 1, "classes"), np.floating),
            "Y_hat_x": Array(("pictures", "n_theta", "classes"), np.floating)}
@@ -416,12 +431,14 @@ def check_predictives(path: str | Path, found: Mapping[str, np.ndarray]) -> None
     if not ((0 <= found["Y_zeta"]) & (found["Y_zeta"] < found["Y_hat_x"].shape[-1])).all():
         raise ValueError(f"Y_zeta of {path} must be classes from 0 to {found['Y_hat_x'].shape[-1] - 1}")
 
+# %% ../../nbs/originals/eiv_files.ipynb #f3e80f85
 def read_predictives(path: str | Path) -> Predictives:
     "The predictives in a file of the original. Raises ValueError for an unsafe file, or arrays that do not fit."
     found = read_arrays(path, PREDICTIVES)
     check_predictives(path, found)
     return Predictives(*(torch.from_numpy(found[key]) for key in _VALUES), torch.from_numpy(found["Y_zeta"]).long())
 
+# %% ../../nbs/originals/eiv_files.ipynb #c906b4d4
 def write_predictives(
     path: str | Path,   # say, Tree.predictives
     said: Predictives,
@@ -448,6 +465,7 @@ def predictives_of(
             raise ValueError(f"{method}: zetas and draws must be those of EiV")
     return Predictives(every_draw(eiv), every_draw(aiv), every_draw(noneiv).squeeze(2), eiv.views().y)
 
+# %% ../../nbs/originals/eiv_files.ipynb #d401dd86
 def every_draw(p: Predict) -> Tensor: # (picture, theta, zeta, class)
     "The probabilities of a prediction before they are averaged."
     model, x = p.classifier.load(), p.views().x

@@ -71,6 +71,7 @@ def misspelling(
     near = difflib.get_close_matches(word, list(known), 1, alike)
     return f", a misspelling of {near[0]!r}?" if near else ""
 
+# %% ../../nbs/originals/engine.ipynb #f8ac4b8e
 def unknown(
     word: str,
     known: Iterable[str],  # words
@@ -80,6 +81,7 @@ def unknown(
     "A word that is in no table, with the nearest that is."
     return Refused(word, word, f"no {what}{misspelling(word, known)}", allowed or ", ".join(known))
 
+# %% ../../nbs/originals/engine.ipynb #ceb6b108
 def once(
     pairs: Iterable[tuple[str, str]],  # name, text
     what: str,                         # what a name is of
@@ -102,6 +104,7 @@ def spelt(value: object) -> str:
     "A value as it would be given."
     return "without the flag" if value is False else str(value)
 
+# %% ../../nbs/originals/engine.ipynb #57e10812
 @dataclass(frozen=True)
 class Option:
     "A flag or option of an original: a row of a paper's table."
@@ -155,10 +158,12 @@ class Option:
         "Of a value in a group it is said which one it is."
         return Refused(group or self.name, given, f"{self.name} is {reason}" if group else reason, self.allowed)
 
+# %% ../../nbs/originals/engine.ipynb #47fd3b83
 def fixed(name: str, default: object, remark: str, here: str = "", scripts: tuple[str, ...] = ()) -> Option:
     "An option of which only the default can be met here."
     return Option(name, default, remark, here, scripts, only=(default,))
 
+# %% ../../nbs/originals/engine.ipynb #f617af98
 def bounds(least: float, most: float) -> str:
     "The end of what is allowed: the smallest and the largest number."
     if math.isfinite(least) and math.isfinite(most): return f" from {least:.10g} to {most:.10g}"
@@ -199,6 +204,7 @@ def _parser(script: str, options: Iterable[Option]) -> argparse.ArgumentParser:
         parser.add_argument(o.name, dest=o.name, **how)
     return parser
 
+# %% ../../nbs/originals/engine.ipynb #c60a879e
 def _parsed(script: str, options: Mapping[str, Option], words: list[str]) -> dict[str, object]:
     "The flags that were given, by name."
     try: found, rest = _parser(script, options.values()).parse_known_args(words)
@@ -209,6 +215,7 @@ def _parsed(script: str, options: Mapping[str, Option], words: list[str]) -> dic
     if rest: raise unknown(rest[0], options, f"flag of {script}")
     return {name: vars(found)[name] for name in options if name in found}
 
+# %% ../../nbs/originals/engine.ipynb #7189d870
 def asked_by_flags(
     line: Sequence[str] | str,               # a command line with the script's name
     tables: Mapping[str, Sequence[Option]],  # script -> its flags
@@ -241,6 +248,7 @@ def several(text: str) -> list[str]:
     "The values of a sweep: commas in brackets do not count."
     return re.findall(r"(?:\[[^\]]*\]|[^,\[])+", text) or [""]
 
+# %% ../../nbs/originals/engine.ipynb #cb2bd1f5
 def relatives(
     name: str,
     known: Iterable[str],  # options
@@ -250,6 +258,7 @@ def relatives(
     own = re.split(r"[./]", name)[0]
     return ", ".join([n for n, part in first.items() if part == own] or dict.fromkeys(first.values()))
 
+# %% ../../nbs/originals/engine.ipynb #adf8c030
 def split_override(
     text: str,             # a word of the line
     known: Iterable[str],  # options
@@ -276,6 +285,7 @@ def _swept(option: Option, text: str | None, sweep: bool, act: bool, others: Ite
     values = tuple(option.checked(v) if act else v for v in values)
     return values if option.swept else values[0]
 
+# %% ../../nbs/originals/engine.ipynb #9037c985
 def asked_by_overrides(
     line: Sequence[str] | str,  # a command line with the script's name
     scripts: Iterable[str],     # the original's
@@ -314,6 +324,7 @@ class Translation:
         files = ["to read the original's files, in Python:", f"  from {self.module} import *", f"  {self.call}"]
         return "\n# ".join([self.command(), *self.notes, *files * bool(self.call)])
 
+# %% ../../nbs/originals/engine.ipynb #02f055d9
 def _scalar(value: object) -> str:
     "A parameter as YAML reads it, on one line."
     return yaml.safe_dump(value, width=math.inf, default_flow_style=True).split("\n")[0]

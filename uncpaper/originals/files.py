@@ -27,6 +27,7 @@ def read_safely(
     try: return read(path)
     except Exception as error: raise ValueError(refused) from error
 
+# %% ../../nbs/originals/files.ipynb #aad6f0d7
 _NUMBER = np.float64(0).__reduce__()[0]  # makes a numpy number from its bytes
 _NUMPY = [np.dtype, type(np.dtype("float64")),
           *((_NUMBER, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core"))]

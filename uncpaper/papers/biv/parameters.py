@@ -28,6 +28,7 @@ def _read(node: ast.expr) -> object:
             return _LAWS[name](*map(_read, node.args), **{word.arg: _read(word.value) for word in node.keywords})
     raise ValueError(f"{ast.unparse(node)!r} may not stand there")
 
+# %% ../../../nbs/papers/biv/parameters.ipynb #2c6eb678
 def variance_from(
     text: str,           # as `str` writes a distribution, in raw label units squared; `none` for clean labels
 ) -> Variances | None:
@@ -56,6 +57,7 @@ def leaves_one(
     "Whether a batch has one row only, and the network normalises over the batch and cannot take it."
     return task == "wine-red" and (batch_size == 1 or train_size % batch_size == 1)
 
+# %% ../../../nbs/papers/biv/parameters.ipynb #ee70c96b
 def _check_sizes(task: str, train_size: int, test_size: int, batch_size: int) -> None:
     "Raises ValueError unless the data set has so many rows, and the training set a batch."
     if task in ROWS: largest, test, given = ROWS[task] - test_size, ROWS[task] - 1, f" with test_size {test_size}"

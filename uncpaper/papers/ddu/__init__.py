@@ -52,6 +52,7 @@ class Problem(NamedTuple):
     validation: Split
     test: Split
 
+# %% ../../../nbs/papers/ddu/index.ipynb #efc1cea2
 @dataclass(frozen=True)
 class Task:
     "Learn to tell the classes of one set of pictures."
@@ -79,6 +80,7 @@ class Usage(NamedTuple):
     look: Normalisation
     test: str = "test"    # split; that for training is "train"
 
+# %% ../../../nbs/papers/ddu/index.ipynb #6068e91b
 KNOWN = {
     "digits": Usage(GREY), "mnist": Usage(GREY), "mnist-full": Usage(GREY), "fashion-mnist": Usage(GREY),
     "cifar-10": Usage(COLOURED), "cifar-100": Usage(COLOURED), "imagenet-100": Usage(IMAGENET, "val"),
@@ -244,6 +246,7 @@ class Train(Stage):
         "The trained network, in evaluation mode, on the device for it."
         return restored(self.network.build(self.task), self.result()["weights"])
 
+# %% ../../../nbs/papers/ddu/index.ipynb #84976821
 def training_rows(task: Task) -> int:
     "Training pictures, about, without loading them."
     return int(0.9 * task.train.count)

@@ -156,6 +156,7 @@ class Ask(NamedTuple):
         "What each network says of the pictures without a label."
         return member_probabilities(member_logits(self.networks, self.x, CHUNK))
 
+# %% ../../../nbs/papers/ddu/acquisition.ipynb #d161803a
 @dataclass(frozen=True)
 class Acquisition:
     "A way to choose what is labelled next."
@@ -203,6 +204,7 @@ def density_per_class(ask: Ask) -> tuple[GaussianDiscriminant, Tensor]: # Gaussi
     density = GaussianDiscriminant.fit(outputs(ask.first, ask.labelled.x)["features"], ask.labelled.y)
     return density, density.log_density_per_class(outputs(ask.first, ask.x)["features"])
 
+# %% ../../../nbs/papers/ddu/acquisition.ipynb #920ea2e3
 @dataclass(frozen=True)
 class LowDensity(Acquisition):
     "What one network's features have never seen."
@@ -213,6 +215,7 @@ class LowDensity(Acquisition):
         density, per_class = density_per_class(ask)
         return -torch.logsumexp(per_class + density.priors.log(), dim=-1), jitter_report(density)
 
+# %% ../../../nbs/papers/ddu/acquisition.ipynb #1e0cbd6f
 @dataclass(frozen=True)
 class LowDensityFloat32(Acquisition):
     "The same as the published code has it."
@@ -235,6 +238,7 @@ class OfEnsemble(Acquisition):
     @classmethod
     def of(cls, members: int) -> Acquisition: return cls(members)
 
+# %% ../../../nbs/papers/ddu/acquisition.ipynb #70af392b
 @dataclass(frozen=True)
 class PredictiveEntropy(OfEnsemble):
     "What the mean of an ensemble finds ambiguous."
@@ -244,6 +248,7 @@ class PredictiveEntropy(OfEnsemble):
         "Entropy of the mean prediction."
         return predictive_entropy(ask.member_probabilities()), {}
 
+# %% ../../../nbs/papers/ddu/acquisition.ipynb #5c63a2e1
 @dataclass(frozen=True)
 class Disagreement(OfEnsemble):
     "What the members of an ensemble differ about."

@@ -65,6 +65,7 @@ class Autoencoder(Stage):
         "The trained autoencoder, in evaluation mode, on the CPU."
         return restored(self.network(), self.result()["weights"]).cpu()
 
+# %% ../../../nbs/papers/ddu/ambiguous-mnist.ipynb #e70af4d1
 def negative_elbo(
     model: VAE,
     x: Tensor,   # (batch, 1, size, size), in [0, 1]
@@ -82,6 +83,7 @@ def simplex(
     cuts = torch.rand(n, corners - 1, generator=random).sort(dim=1).values
     return torch.cat([torch.zeros(n, 1), cuts, torch.ones(n, 1)], dim=1).diff(dim=1)
 
+# %% ../../../nbs/papers/ddu/ambiguous-mnist.ipynb #70519f7c
 def cliques(
     labels: Tensor,             # (picture,)
     n: int,                     # cliques
@@ -207,6 +209,7 @@ def recipe(
     panel = tuple(Train(task, network, 1000 + i, epochs[1], lr=network.lr) for i in range(judges))
     return Ambiguous(Autoencoder(pictures, size, hidden, latent, epochs[0]), panel, *unique, cliques)
 
+# %% ../../../nbs/papers/ddu/ambiguous-mnist.ipynb #38278c68
 def _from(name: str, train: int, test: int, size: int, *rest) -> Ambiguous:
     return recipe(Pictures(name, "train", train), Pictures(name, "test", test), size, *rest)
 

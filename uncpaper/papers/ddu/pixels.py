@@ -89,6 +89,7 @@ class LabelledScenes(NamedTuple):
     x: Tensor # (scene, 1, side, side), float32, grey
     y: Tensor # (scene, side, side), int64: a digit, BACKGROUND or UNSEEN
 
+# %% ../../../nbs/papers/ddu/pixels.ipynb #adb5fbef
 @dataclass(frozen=True)
 class Scenes:
     "Pictures with several MNIST digits. Raises ValueError when the digits cannot fit."
@@ -322,6 +323,7 @@ def trust_curves(
     found = dict(accurate_certain=ac / certain, uncertain_inaccurate=iu / (n - right), pavpu=(ac + iu) / n)
     return pd.DataFrame(dict(percentile=PERCENTILES, **found))
 
+# %% ../../../nbs/papers/ddu/pixels.ipynb #e8c4c250
 def areas(curves: pd.DataFrame) -> dict[str, float]:
     "Mean of each curve over the percentiles."
     return {measure: float(curves[measure].mean()) for measure in TRUST_MEASURES}
@@ -397,6 +399,7 @@ def each_uncertainty(
     for predicted, uncertainties in maps.values():
         for name, u in uncertainties.items(): yield name, predicted, u
 
+# %% ../../../nbs/papers/ddu/pixels.ipynb #57242976
 def all_trust_curves(
     maps: Mapping[str, Maps], # by method
     labels: Tensor,           # (scene, height, width)
@@ -405,6 +408,7 @@ def all_trust_curves(
     return pd.concat([trust_curves(u.flatten(), (predicted == labels).flatten()).assign(uncertainty=name)
                       for name, predicted, u in each_uncertainty(maps)], ignore_index=True)
 
+# %% ../../../nbs/papers/ddu/pixels.ipynb #0fe05aa9
 def unseen_auroc(
     maps: Mapping[str, Maps],        # by method
     labels: Tensor,                  # (scene, height, width)
@@ -414,6 +418,7 @@ def unseen_auroc(
     seen = torch.isin(labels, torch.tensor(others))
     return {name: float(auroc(u[seen], u[labels == UNSEEN])) for name, _, u in each_uncertainty(maps)}
 
+# %% ../../../nbs/papers/ddu/pixels.ipynb #99b85834
 def first_maps(
     scenes: LabelledScenes,
     maps: Mapping[str, Maps], # by method
@@ -490,6 +495,7 @@ class Timing(Stage):
         rounds = [{name: seconds(method, x) for name, method in methods.items()} for _ in range(self.rounds + 1)]
         return {"seconds": {name: float(np.median([r[name] for r in rounds[1:]])) / self.pictures for name in methods}}
 
+# %% ../../../nbs/papers/ddu/pixels.ipynb #efe186f5
 def seconds(
     method: Callable[[Tensor], Maps],
     x: Tensor,                        # (scene, 1, side, side)

@@ -63,6 +63,7 @@ class ResidualFeatures(nn.Module):
         for block in self.blocks: h = h + block(h).relu()
         return h
 
+# %% ../../../nbs/papers/ddu/toys.ipynb #bf29c544
 class MoonsNetwork(nn.Module):
     "Residual features and a linear head: (sample, 2) -> (sample, 2) logits."
     def __init__(
@@ -98,6 +99,7 @@ def classification_loss(
     "Cross-entropy, mean over samples."
     return F.cross_entropy(model(x), y)
 
+# %% ../../../nbs/papers/ddu/toys.ipynb #78057e78
 def accuracy(
     model: nn.Module,
     x: Tensor,         # (sample, feature)
@@ -106,6 +108,7 @@ def accuracy(
     "Share of points whose likeliest class is their label."
     return (predict(model, x).argmax(-1) == y).double().mean().item()
 
+# %% ../../../nbs/papers/ddu/toys.ipynb #afc7359b
 def answers(
     model: MoonsNetwork,
     density: GaussianDiscriminant, # of its features
@@ -218,6 +221,7 @@ class SideBySide(nn.Module):
             h = torch.baddbmm(b, h.relu() if layer else h, w)
         return h
 
+# %% ../../../nbs/papers/ddu/toys.ipynb #844ccd3d
 def uniform(
     *shape: int,
     bound: float,     # largest magnitude
@@ -225,6 +229,7 @@ def uniform(
     "Weights uniform within +-bound, as torch's linear layers start."
     return nn.Parameter(torch.empty(shape).uniform_(-bound, bound))
 
+# %% ../../../nbs/papers/ddu/toys.ipynb #611d588f
 def summed_loss(
     model: SideBySide,
     x: Tensor,         # (sample, 1)

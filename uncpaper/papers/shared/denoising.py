@@ -42,6 +42,7 @@ class Source(Protocol):
         "The pictures and their labels."
         ...
 
+# %% ../../../nbs/papers/shared/denoising.ipynb #4fb947f2
 @dataclass(frozen=True)
 class SignedPictures:
     "Pictures of a set in [-1, 1], in the size that networks take."
