@@ -172,11 +172,11 @@ def there(
     if said.returncode: raise RuntimeError(f"the code of commit {revision} failed: the reason stands above")
     return json.loads(said.stdout.splitlines()[-1])
 
-# %% ../../nbs/reproduce/10_certify.ipynb #dafc88b7
+# %% ../../nbs/reproduce/10_certify.ipynb #d07c4b91
 def unequal(
     case: Case, # the stages of its sample are built
 ) -> tuple[list[Stage], str]: # stages that differ; what they were compared with
-    "Compare the sample with the recorded hashes; where the machine rounds differently, with the recorded commit's code."
+    "Compare the sample with the recorded hashes; where the machine rounds otherwise, with the recorded commit's code."
     store = default_store()
     tested = [s for s in case.sample if not s.timed]
     different = [s for s in tested if store.contents(s.key) != case.contents[s.key]]

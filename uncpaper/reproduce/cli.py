@@ -34,7 +34,7 @@ from .stages import Stage, device_name, in_order
 from .start import CHECKOUT
 from .store import home
 
-# %% ../../nbs/reproduce/14_cli.ipynb #7e82c3ec
+# %% ../../nbs/reproduce/14_cli.ipynb #a5cae3a8
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 console = Console(width=None if sys.stdout.isatty() else 160)
 
@@ -42,7 +42,8 @@ console = Console(width=None if sys.stdout.isatty() else 160)
 def checked_out() -> None:
     "Five papers on noise and uncertainty in deep learning, claim by claim."
     if (home() / "nbs/papers").is_dir(): return
-    raise BadRequest(f"this needs a checkout of the project, and {home()} is none (UNCPAPER_HOME may name one): {CHECKOUT}")
+    where = f"{home()} is none (UNCPAPER_HOME may name one)"
+    raise BadRequest(f"this needs a checkout of the project, and {where}: {CHECKOUT}")
 
 # %% ../../nbs/reproduce/14_cli.ipynb #e63a8c0e
 Profile = Annotated[str, typer.Option(help="quick, laptop or paper")]

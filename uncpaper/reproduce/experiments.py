@@ -116,7 +116,7 @@ def fits(
     value: Any,
     default: Any, # of the type that the value must have
 ) -> bool:
-    "Whether a value has its default's type; a whole number will do for a float, a list for a tuple; all items must fit."
+    "Whether a value has its default's type; a whole number will do for a float, a list for a tuple."
     if isinstance(default, float): return isinstance(value, (int, float)) and not isinstance(value, bool)
     if isinstance(default, (list, tuple)):
         return isinstance(value, (list, tuple)) and all(fits(v, default[0]) for v in value if default)

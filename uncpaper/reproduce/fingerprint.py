@@ -225,7 +225,7 @@ def array_text(value: Any) -> str:
     array = np.asarray(value)
     return f"array {array.dtype} {array.shape} {hashlib.sha256(array.tobytes()).hexdigest()}"
 
-# %% ../../nbs/reproduce/02_fingerprint.ipynb #2cfd93cb
+# %% ../../nbs/reproduce/02_fingerprint.ipynb #25ce4f8f
 class _Protocol(Protocol):
     pass
 
@@ -262,7 +262,7 @@ def parameters_of(value: FunctionType | type) -> tuple[str, ...]:
     return source_form(made).parameters[1:] if isinstance(made, FunctionType) and is_written(made) else ()
 
 def is_known(value: Any) -> bool:
-    "Whether it is known who takes the keywords of a call: a library that does not hand them on, or a class with fields."
+    "Whether it is known who takes a call's keywords: a library that does not hand them on, or a class with fields."
     if value is functools.partial or value is MISSING: return False
     if isinstance(value, type): return not is_ours(value) or is_dataclass(value) or hasattr(value, "_fields")
     return not is_ours(value) and (isinstance(value, ModuleType) or callable(value))

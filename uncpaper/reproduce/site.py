@@ -375,7 +375,7 @@ def put(
     path.parent.mkdir(parents=True, exist_ok=True)
     nbformat.write(notebook, path)
 
-# %% ../../nbs/reproduce/13_site.ipynb #a2cd943b
+# %% ../../nbs/reproduce/13_site.ipynb #7aad009e
 def stage_experiment(
     experiment: Experiment,
     stage: Path, # the folder that will be rendered
@@ -399,7 +399,7 @@ def stage_settings(
 def render(
     folder: Path,
 ) -> None:
-    "Render with Quarto when it is on the PATH, otherwise with smalldocs. Raises RuntimeError with what it said, if it fails."
+    "Render with Quarto when it is on the PATH, otherwise with smalldocs. Raises RuntimeError with what it said."
     smalldocs = [sys.executable, "-m", "smalldocs.cli", "render", "--quiet", str(folder)]
     quarto = ["quarto", "render", str(folder), "--quiet"]
     done = subprocess.run(quarto if shutil.which("quarto") else smalldocs, capture_output=True, text=True)

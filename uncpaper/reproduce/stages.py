@@ -93,7 +93,7 @@ def code_behind(
     "Fingerprint of what is behind some things, up to the machinery and to `data.load`."
     return (seen.get() or Look()).fingerprint(*things)
 
-# %% ../../nbs/reproduce/03_stages.ipynb #05cabce4
+# %% ../../nbs/reproduce/03_stages.ipynb #17d7a4f1
 @dataclass(frozen=True, kw_only=True)
 class Stage:
     "An expensive step. Subclasses add fields and `build`."
@@ -106,7 +106,8 @@ class Stage:
 
     def __init_subclass__(cls, **options):
         super().__init_subclass__(**options)
-        if not hasattr(cls, "kind"): raise TypeError(f'{cls.__name__} must say what it is called: kind: ClassVar[str] = "..."')
+        if hasattr(cls, "kind"): return
+        raise TypeError(f'{cls.__name__} must say what it is called: kind: ClassVar[str] = "..."')
 
     def build(self, folder: Path) -> dict:
         "Do the work; `folder` survives a kill and is the place for checkpoints. Returns values by name."

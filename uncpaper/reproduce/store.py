@@ -74,7 +74,7 @@ def hash_json(value: Any) -> str:
     "SHA-256 of a JSON value in its canonical form: keys sorted, no spaces."
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
-# %% ../../nbs/reproduce/00_store.ipynb #7287d54a
+# %% ../../nbs/reproduce/00_store.ipynb #a8b003b6
 class Corrupt(RuntimeError):
     "A stored entry is missing or does not match its manifest."
 
@@ -112,7 +112,7 @@ class Store:
     def read(self, key: str) -> dict:
         "The values of an entry by name. Raises Corrupt when a byte has changed."
         if not self.intact(key):
-            raise Corrupt(f"stored entry {key} is missing or damaged: ask its stage for result(), which builds it again")
+            raise Corrupt(f"stored entry {key} is missing or damaged: its stage's result() builds it again")
         files = [self.folder(key) / f for f in self.manifest(key)["files"]]
         return {path.stem: read_value(path) for path in files if path.suffix in READABLE}
 
