@@ -200,7 +200,7 @@ def has_times(
     rows: list[dict], # of a table
 ) -> bool:
     "Whether a table has a column of measured times."
-    return any(column.split()[0] == "ms" for row in rows for column in row)
+    return any(column.startswith("ms ") for row in rows for column in row)
 
 def reports_there(
     cases: Sequence[Case],
