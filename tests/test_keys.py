@@ -63,7 +63,8 @@ def key_of(tmp_path, monkeypatch):
 
 
 SAME = {
-    "comment, docstring, layout": lambda h, w: (h.replace('"x times a number."', "# a remark").replace("0.5", " .5"), w),
+    "comment, docstring, layout": lambda h, w: (
+        h.replace('"x times a number."', "# a remark").replace("0.5", " .5"), w),
     "a parameter, with the calls that name it": lambda h, w: (h.replace("by", "factor"), w),
     "local variables": lambda h, w: (h.replace("value in", "item in").replace("scaled(value", "scaled(item"), w),
     "a helper": lambda h, w: (h.replace("scaled", "multiplied"), w),
@@ -130,8 +131,9 @@ def test_functions_in_a_circle(key_of):
     circle = HELPERS + "\ndef even(n): return n == 0 or odd(n - 1)\ndef odd(n): return n != 0 and even(n - 1)\n"
     work = STAGE.replace("import total", "import even, total").replace('{"total":', '{"even": even(4), "total":')
     before = key_of(helpers=circle, work=work)
-    renamed, caller = circle.replace("even", "straight").replace("odd", "uneven"), work.replace("import even", "import straight")
-    assert key_of(helpers=renamed, work=caller.replace("even(4)", "straight(4)")) == before
+    renamed = circle.replace("even", "straight").replace("odd", "uneven")
+    caller = work.replace("import even", "import straight").replace("even(4)", "straight(4)")
+    assert key_of(helpers=renamed, work=caller) == before
     assert key_of(helpers=circle.replace("n != 0 and", "n != 1 and"), work=work) != before
 
 
@@ -185,7 +187,7 @@ def planned_code():
 
 
 def test_every_planned_run_has_the_same_key_under_every_python(root, planned_code):
-    "What a key takes from the interpreter is the form of each definition and notebook; the rest is arithmetic on hashes."
+    "What a key takes from the interpreter is the form of each definition and notebook; the rest is hashes of hashes."
     asked, keys = planned_code
     assert len(asked["functions"]) > 300 and len(keys) > 2000
     said = {}
