@@ -51,13 +51,19 @@ def sample(
     wanted = {s.key for s in in_order(chosen)} - set(recorded)
     return [s for s in plan if s.key in wanted]
 
-# %% ../../nbs/reproduce/10_certify.ipynb #9bf3cb41
+# %% ../../nbs/reproduce/10_certify.ipynb #1ef47212
 @dataclass(frozen=True)
 class Case:
     "A recorded run and the same run by the code at hand."
     experiment: Experiment
     profile: str
     fresh: int = 0
+    given: tuple[tuple[str, Any], ...] = () # in place of the quick profile's, where notebooks are compared
+
+    @property
+    def quick(self) -> dict[str, Any]:
+        "The parameters with which notebooks are compared."
+        return self.experiment.parameters("quick", **dict(self.given))
 
     @property
     def folder(self) -> Path:
@@ -188,7 +194,7 @@ def unequal(
     different = [s for s, theirs in zip(tested, contents) if store.contents(s.key) != theirs]
     return different, f"stages built by commit {case.commit[:8]}"
 
-# %% ../../nbs/reproduce/10_certify.ipynb #ffa6c13f
+# %% ../../nbs/reproduce/10_certify.ipynb #3e27715a
 def numbers(
     result: Result,
 ) -> list:
@@ -212,11 +218,11 @@ def reports_there(
     "Run notebooks at quick scale by the code that recorded them; None where that fails."
     found: dict[str, Result | None] = {}
     for revision in sorted({c.commit for c in cases}):
-        names = [c.experiment for c in cases if c.commit == revision]
-        runs = [{"experiment": e.name, "parameters": e.parameters("quick")} for e in names]
-        for e, folder in zip(names, there(revision, runs, whole=True, cores=cores)):
+        chosen = [c for c in cases if c.commit == revision]
+        runs = [{"experiment": c.experiment.name, "parameters": c.quick} for c in chosen]
+        for c, folder in zip(chosen, there(revision, runs, whole=True, cores=cores)):
             text = folder and (Path(folder) / "result.json").read_text()
-            found[e.name] = text and Result.model_validate_json(text)
+            found[c.experiment.name] = text and Result.model_validate_json(text)
     return found
 
 def same_report(
@@ -224,7 +230,7 @@ def same_report(
     theirs: Result | None,
 ) -> bool:
     "Whether the notebook reports the same numbers at quick scale."
-    run = run_of(case.experiment, "quick")
+    run = run_of(case.experiment, "quick", **case.quick)
     return bool(theirs and run.done()) and numbers(run.report()) == numbers(theirs)
 
 # %% ../../nbs/reproduce/10_certify.ipynb #3d77f314
@@ -259,7 +265,7 @@ def carry_over(
     shutil.rmtree(case.folder)
     os.replace(folder, case.folder)
 
-# %% ../../nbs/reproduce/10_certify.ipynb #326e4953
+# %% ../../nbs/reproduce/10_certify.ipynb #f94c69ea
 class Outcome(NamedTuple):
     "What became of one recorded run."
     experiment: str
@@ -271,18 +277,19 @@ def certify(
     profile: str = "laptop",
     fresh: int = 0,  # stages more than those of the first seed
     cores: int = 2,
+    **given: Any,    # parameters in place of the quick profile's, where notebooks are compared
 ) -> list[Outcome]:  # one for each that is recorded
     "Show that recorded runs that are out of date would come out the same, and carry them over."
-    cases = [Case(e, profile, fresh) for e in experiments]
+    cases = [Case(e, profile, fresh, tuple(given.items())) for e in experiments]
     recorded = [c for c in cases if (c.folder / "manifest.json").exists()]
     stale = [c for c in recorded if not c.current and c.same_plan]
     build_all([c.run for c in stale], cores, only={s.key for c in stale for s in c.sample})
     changed = [c for c in stale if not c.same_notebook]
-    build_all([run_of(c.experiment, "quick") for c in changed], cores)
+    build_all([run_of(c.experiment, "quick", **c.quick) for c in changed], cores)
     theirs = reports_there(changed, cores)
     return [outcome(c, theirs.get(c.experiment.name)) for c in recorded]
 
-# %% ../../nbs/reproduce/10_certify.ipynb #5df81b96
+# %% ../../nbs/reproduce/10_certify.ipynb #b9048714
 def outcome(
     case: Case,
     theirs: Result | None, # what the recorded commit's notebook reports at quick scale
@@ -295,7 +302,8 @@ def outcome(
     if missing: return said("differs", f"not built: {', '.join(missing)}")
     different, against = unequal(case)
     if different: return said("differs", f"{', '.join(s.key for s in different)} came out differently: run it again")
-    notebook = "unchanged" if case.same_notebook else "equal at quick scale"
+    with_others = f" with {', '.join(f'{name}={value}' for name, value in case.given)}" if case.given else ""
+    notebook = "unchanged" if case.same_notebook else f"equal at quick scale{with_others}"
     if not case.same_notebook and not same_report(case, theirs):
         return said("differs", f"the notebook reports other numbers at quick scale than by commit {case.commit[:8]}")
     shown = certificate(case, against, notebook)

@@ -152,17 +152,21 @@ def explain_why(what: str, profile: str) -> None:
         console.print(f"[bold]{experiment.name}[/] at {profile}")
         for line in why(experiment, profile): console.print(f"  {line}", markup=False, highlight=False)
 
-# %% ../../nbs/reproduce/14_cli.ipynb #3e40e9a1
+# %% ../../nbs/reproduce/14_cli.ipynb #98fb483b
 @app.command()
 def certify(
     what: Annotated[str, typer.Argument(help="paper, or paper/experiment; nothing for all")] = "",
     profile: Profile = "laptop",
     fresh: Annotated[int, typer.Option(min=0, help="stages to compare beyond those of the first seed")] = 0,
+    parameter: Settings = [],
     cores: Cores = 2,
 ) -> None:
-    "Carry recorded runs over after a refactoring: a sample of their stages must come out equal, byte by byte."
+    """
+    Carry recorded runs over after a refactoring: a sample of their stages must come out equal, byte by byte.
+    Notebooks are compared at quick scale, with the parameters given in place of the profile's.
+    """
     from uncpaper.reproduce.certify import certify
-    outcomes = certify(chosen_experiments(what, not what), profile, fresh, cores)
+    outcomes = certify(chosen_experiments(what, not what), profile, fresh, cores, **settings(parameter))
     show([o._asdict() for o in outcomes], f"recorded runs at {profile}")
     if any(o.state == "differs" for o in outcomes): raise typer.Exit(1)
 
