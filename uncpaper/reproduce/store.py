@@ -74,7 +74,7 @@ def hash_json(value: Any) -> str:
     "SHA-256 of a JSON value in its canonical form: keys sorted, no spaces."
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
-# %% ../../nbs/reproduce/00_store.ipynb #a8b003b6
+# %% ../../nbs/reproduce/00_store.ipynb #e4fd839e
 class Corrupt(RuntimeError):
     "A stored entry is missing or does not match its manifest."
 
@@ -123,8 +123,10 @@ class Store:
         partial.mkdir(parents=True, exist_ok=True)
         manifest = {}
         yield partial, manifest
-        manifest["files"] = {str(p.relative_to(partial)): sha256(p) for p in sorted(partial.rglob("*")) if p.is_file()}
-        (partial / "manifest.json").write_text(json.dumps(manifest, indent=1, sort_keys=True))
+        last = partial / "manifest.json" # may be there already, from a process that was killed just before the end
+        files = [p for p in sorted(partial.rglob("*")) if p.is_file() and p != last]
+        manifest["files"] = {str(p.relative_to(partial)): sha256(p) for p in files}
+        last.write_text(json.dumps(manifest, indent=1, sort_keys=True))
         for p in [*partial.rglob("*"), partial]: flush(p)
         shutil.rmtree(self.folder(key), ignore_errors=True)
         os.replace(partial, self.folder(key))
