@@ -271,7 +271,7 @@ def test_zetas_of_both_splits():
                                "pred.timesteps.train=90"))
         assert found.parameters[name] == 7 and found.parameters["levels"] == [90]
         zetas = [s for s in planned(found) if type(s).__name__ == "Zetas"
-                 and (s.images.split == "train") == (split == "True")]
+                 and (s.images.pictures.split == "train") == (split == "True")]
         assert zetas and all(s.K == 7 and s.T == 90 for s in zetas)
     assert noted(found, "nothing is copied", "stretched each batch")
 

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -65,7 +66,7 @@ def test_o5_power_iteration_comes_from_below_to_the_norm_of_the_dense_matrix(inp
     if kernel == (1, 1): exact = torch.linalg.matrix_norm(layer.weight.flatten(1), 2).item()
     estimates = [operator_norm(layer, size, n) for n in (1, 5, 400)]
     assert max(estimates) <= exact * (1 + 1e-12)
-    assert estimates == sorted(estimates)
+    assert all(a <= b * (1 + 1e-12) for a, b in pairwise(estimates))  # a norm that is exact at once may round down
     assert estimates[-1] == pytest.approx(exact, rel=5e-3)
 
 
