@@ -23,14 +23,16 @@ def standard_error(
     if len(x) < 2: return np.full(x.shape[1:], np.nan)
     return x.std(0, ddof=1) / np.sqrt(len(x))
 
-# %% ../nbs/library/05_statistics.ipynb #96372198
+# %% ../nbs/library/05_statistics.ipynb #2908ad69
 def mean_interval(
     samples: Sequence[float] | np.ndarray, # (seed, ...), at least one seed
     level: float = 0.95,                   # of the two-sided interval
+    overlap: float = 0.0,                  # test size over training size where every run splits the same rows anew
 ) -> tuple[np.ndarray, np.ndarray]:        # mean and half width, each (...); the half width is nan for one seed
     "Mean over seeds and half the width of its Student-t interval."
     x = np.asarray(samples, dtype=np.float64)
-    return x.mean(0), stats.t.ppf((1 + level) / 2, len(x) - 1) * standard_error(x)
+    wider = math.sqrt(1 + len(x) * overlap)
+    return x.mean(0), stats.t.ppf((1 + level) / 2, len(x) - 1) * standard_error(x) * wider
 
 # %% ../nbs/library/05_statistics.ipynb #9cb6cbc3
 def with_error(

@@ -321,15 +321,13 @@ def own_hashes(tokens: list) -> dict[str, str]:
         found.setdefault(d.name, set()).add(d.digest(lambda needed: ""))
     return {name: digest("".join(sorted(own)))[:16] for name, own in sorted(found.items())}
 
-# %% ../../nbs/reproduce/02_fingerprint.ipynb #18c4e05d
+# %% ../../nbs/reproduce/02_fingerprint.ipynb #64574758
 def script_tokens(
     sources: list[str], # cells
-    *things: Any,       # what it depends on besides
     code: Code,
 ) -> list:
     "A script as one definition, with everything it reaches looked at."
     script = Definition("the notebook")
     code.fill(script, script_form(sources), {"__name__": "the notebook"})
-    tokens = [script, *code.items(things, "")]
     code.look()
-    return tokens
+    return [script]

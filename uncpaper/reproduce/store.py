@@ -74,7 +74,7 @@ def hash_json(value: Any) -> str:
     "SHA-256 of a JSON value in its canonical form: keys sorted, no spaces."
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
-# %% ../../nbs/reproduce/00_store.ipynb #e4fd839e
+# %% ../../nbs/reproduce/00_store.ipynb #00e15ecf
 class Corrupt(RuntimeError):
     "A stored entry is missing or does not match its manifest."
 
@@ -103,6 +103,10 @@ class Store:
         manifest, folder = self.manifest(key), self.folder(key)
         if manifest is None: return False
         return all((folder / f).is_file() and sha256(folder / f) == h for f, h in manifest["files"].items())
+
+    def damaged(self, key: str) -> bool:
+        "Whether the entry is there, and not as it was written."
+        return self.manifest(key) is not None and not self.intact(key)
 
     def contents(self, key: str) -> str | None:
         "One hash for all files of an entry, None when there is no entry."
