@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Array', 'SEPARABLE', 'entropy', 'softmax_entropy', 'predictive_entropy', 'expected_entropy', 'mutual_information',
-           'energy', 'CalibrationBins', 'expected_calibration_error', 'auroc', 'average_precision', 'fpr_at_tpr',
-           'negative_log_likelihood', 'quality', 'fit_temperature']
+           'energy', 'CalibrationBins', 'expected_calibration_error', 'auroc', 'placements', 'average_precision',
+           'fpr_at_tpr', 'negative_log_likelihood', 'quality', 'losses_of', 'fit_temperature']
 
 # %% ../nbs/library/14_metrics.ipynb #3ddb5187
 from collections.abc import Sequence
@@ -130,7 +130,7 @@ def _outcomes(
         raise ValueError(f"correct: every value must be 0 or 1, got values from {hit.min()} to {hit.max()}")
     return c, hit.astype(bool, copy=False)
 
-# %% ../nbs/library/14_metrics.ipynb #b8004d96
+# %% ../nbs/library/14_metrics.ipynb #edbc46b9
 class CalibrationBins:
     "Count, outcomes and confidences per right-closed bin of equal width: calibration of any number of predictions."
 
@@ -188,12 +188,16 @@ class CalibrationBins:
              axes: Axes,
              colour: str | tuple,  # of the bars, any matplotlib colour
              ) -> None:
-        "Draw a reliability diagram: accuracy as bars, the gap to the mean confidence hatched, honesty as a line."
+        "Draw a reliability diagram: accuracy as bars, pale where they hold under 1 %, gaps hatched; black: how many."
         t = self.table().dropna()
-        place = {"x": t.low, "width": 1 / self.bins, "align": "edge"}
-        axes.bar(height=t.accuracy, color=colour, edgecolor="white", linewidth=0.5, label="accuracy", **place)
-        axes.bar(height=t.confidence - t.accuracy, bottom=t.accuracy, facecolor="none", edgecolor=colour, hatch="////",
+        place, share = {"width": 1 / self.bins, "align": "edge"}, t["count"] / self.count
+        for few, name in ((True, None), (False, "accuracy")):
+            b = t[(share < 0.01) == few]
+            axes.bar(b.low, b.accuracy, color=colour, alpha=0.25 if few else 1, edgecolor="white", linewidth=0.5,
+                     label=name, **place)
+        axes.bar(t.low, t.confidence - t.accuracy, bottom=t.accuracy, facecolor="none", edgecolor=colour, hatch="////",
                  linewidth=0, alpha=0.6, label="gap to confidence", **place)
+        axes.bar(t.low, share / 4, color="black", alpha=0.55, linewidth=0, label="how many (a quarter: all)", **place)
         axes.plot([0, 1], [0, 1], color="grey", linewidth=0.9, linestyle="--", label="accuracy = confidence")
         axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="confidence", ylabel="accuracy")
 
@@ -231,6 +235,19 @@ def auroc(
     low, high = _ranked("scores_in", scores_in), _ranked("scores_out", scores_out)
     twice = sum(int(np.searchsorted(low, high, side).sum()) for side in ("left", "right"))
     return twice / (2 * len(low) * len(high))
+
+# %% ../nbs/library/14_metrics.ipynb #cbb872af
+def placements(
+    scores_in: Array,                # (familiar,)
+    scores_out: Array,               # (foreign,); higher = more foreign
+) -> tuple[np.ndarray, np.ndarray]:  # (familiar,) and (foreign,), 0 to 1
+    """
+    What each input adds to 1 - AUROC: the share of foreign inputs that score below a familiar one, of familiar ones
+    that score above a foreign one, ties half (DeLong et al. 1988). Both means are 1 - AUROC. Raises as `auroc` does.
+    """
+    low, high = _ranked("scores_in", scores_in), _ranked("scores_out", scores_out)
+    def below(sorted_, x): return (np.searchsorted(sorted_, x) + np.searchsorted(sorted_, x, "right")) / 2 / len(sorted_)
+    return below(high, _flat(scores_in)), 1 - below(low, _flat(scores_out))
 
 # %% ../nbs/library/14_metrics.ipynb #39ff905d
 def average_precision(
@@ -296,6 +313,19 @@ def quality(
     right = said == labels
     nll = -p.gather(1, labels[:, None]).clamp_min(1e-12).log().mean().item()
     return {"accuracy": right.double().mean().item(), "nll": nll, "ece": expected_calibration_error(confidence, right)}
+
+# %% ../nbs/library/14_metrics.ipynb #58901481
+def losses_of(
+    probabilities: Tensor,  # (sample, class)
+    labels: Tensor,         # (sample,), 0 to class - 1
+) -> dict[str, np.ndarray]: # each (sample,)
+    "What each prediction adds to the error (1 - accuracy), the NLL and the calibration error that `quality` finds."
+    p = probabilities.double()
+    confidence, said = (x.numpy() for x in p.max(1))
+    right = said == labels.numpy()
+    nll = -p.gather(1, labels[:, None])[:, 0].clamp_min(1e-12).log().numpy()
+    gap, k = right - confidence, _bin(confidence, 15)
+    return {"error": 1.0 - right, "nll": nll, "ece": gap * np.sign(np.bincount(k, gap, 15))[k]}
 
 # %% ../nbs/library/14_metrics.ipynb #2a8fb52d
 def _slope(
