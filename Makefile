@@ -15,6 +15,7 @@ INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check
 .PHONY: reproduce quick test browser lab docs bench export clean distclean
 
 reproduce: quick docs
+	@$(BIN)/uncpaper verify
 	@$(BIN)/uncpaper summary
 
 quick: $(READY)
