@@ -42,7 +42,7 @@ def standing(
     if stale: return "out of date"
     return "this machine" if not recorded else "recorded, certified" if certified else "recorded"
 
-# %% ../../nbs/reproduce/10_ledger.ipynb #f6a53746
+# %% ../../nbs/reproduce/10_ledger.ipynb #c75b4585
 @dataclass(frozen=True)
 class Evidence:
     "A finished run of an experiment."
@@ -81,6 +81,11 @@ class Evidence:
     def certified(self) -> bool:
         "Whether it was carried over after a refactoring."
         return not self.damage and bool(self.written.provenance.get("certified"))
+
+    @property
+    def unchecked(self) -> bool:
+        "Whether it is from the time before the numbers behind verdicts were kept."
+        return not self.damage and any(not c.better for c in self.written.claims)
 
     @property
     def status(self) -> str:
@@ -171,7 +176,7 @@ def trim(
     manifest["files"] = {name: sha256(folder / name) for name in manifest["files"]}
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
 
-# %% ../../nbs/reproduce/10_ledger.ipynb #c6ece1ae
+# %% ../../nbs/reproduce/10_ledger.ipynb #0af54037
 class Row(BaseModel):
     "A line of the ledger."
     paper: str
@@ -202,6 +207,7 @@ class Row(BaseModel):
     profile: str | None = None
     recorded: bool = False
     certified: bool = False         # carried over after a refactoring
+    unchecked: bool = False         # from the time before the numbers behind verdicts were kept
     stale: bool = False
 
     @property
@@ -212,9 +218,9 @@ class Row(BaseModel):
 
     @property
     def scale(self) -> str:
-        "Its profile, and that it is out of date or certified where it is."
+        "Its profile, and that it is out of date, certified, or cannot be checked, where that is so."
         more = "out of date" if self.stale else "certified" if self.certified else ""
-        return ", ".join(filter(None, [self.profile, more]))
+        return ", ".join(filter(None, [self.profile, more, "numbers not kept" if self.unchecked else ""]))
 
     @property
     def said(self) -> str:
@@ -272,13 +278,13 @@ def damaged_rows(
                   stale=e.stale, kind="claim", verdict=DAMAGED, reason="; ".join(e.damage))
     return [Row(**common, claim=c.id, **c.model_dump(include=SPEC_FIELDS)) for c in experiment.claims]
 
-# %% ../../nbs/reproduce/10_ledger.ipynb #b1eb7b0d
+# %% ../../nbs/reproduce/10_ledger.ipynb #a711d8ba
 def evidence_rows(
     e: Evidence,
 ) -> list[Row]:
     "What one run says, row by row."
     common = dict(paper=e.result.paper, experiment=e.result.experiment, profile=e.profile, recorded=e.recorded,
-                  certified=e.certified, stale=e.stale)
+                  certified=e.certified, unchecked=e.unchecked, stale=e.stale)
     spoken = [Row(**common, **claim_fields(e, c)) for c in e.result.claims]
     counted = [Row(**common, claim=v.id, kind="value", sentence=v.quantity, seeds=v.seeds,
                    **v.model_dump(include=VALUE_FIELDS)) for v in e.result.values]
