@@ -208,3 +208,24 @@ def test_what_a_card_says_a_set_is_counts_and_what_people_call_it_does_not(monke
     assert Train(Bike(), L2(), None, 0, 10).key == before    # what people call it
     monkeypatch.setitem(data.registry, "bike-sharing", replace(card, peak=2.0))
     assert Train(Bike(), L2(), None, 0, 10).key != before    # what it is
+
+
+KEYS = """
+import json
+from uncpaper.papers import biv, ddu, eiv
+from uncpaper.papers.shared.denoising import TrainDenoiser
+from uncpaper.reproduce.stages import code_behind, one_look
+stages = [biv.Train, ddu.Train, ddu.Score, eiv.Zetas, eiv.TrainClassifier, eiv.Predict, TrainDenoiser]
+with one_look(): print(json.dumps({cls.__qualname__ + cls.__module__: code_behind(cls) for cls in stages}))
+"""
+
+
+def test_a_notebook_finds_what_a_process_has_built():
+    "Some libraries give a notebook something else under the same name: progress bars."
+    import nbformat
+    from nbclient import NotebookClient
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(KEYS)])
+    NotebookClient(notebook, kernel_name="python3").execute()
+    there = next(o.text for o in notebook.cells[0].outputs if o.get("name") == "stdout")
+    here = subprocess.run([sys.executable, "-c", KEYS], capture_output=True, text=True, check=True).stdout
+    assert json.loads(there) == json.loads(here)
