@@ -203,7 +203,7 @@ class Code:
         definition.tokens.append(f"fields {list(inspect.get_annotations(cls))}")
         for name, value in members(cls): definition.tokens += [name, *self.tokens(value, f"{definition.name}.{name}")]
 
-# %% ../../nbs/reproduce/02_fingerprint.ipynb #26f5f541
+# %% ../../nbs/reproduce/02_fingerprint.ipynb #1e59631c
 def unwrapped(value: Any) -> Any:
     "The function inside a decorator or a property."
     if isinstance(value, property): value = value.fget
@@ -216,7 +216,7 @@ def state(thing: Any) -> dict[str, Any]:
     cached = lambda name: isinstance(getattr(type(thing), name, None), functools.cached_property)
     return {k: v for k, v in getattr(thing, "__dict__", {}).items() if not cached(k)}
 
-ELSEWHERE = {"tqdm_notebook": "tqdm_asyncio"} # what `tqdm.auto` is in a notebook, and in a process
+ELSEWHERE = {"tqdm": "tqdm_asyncio"} # what `tqdm.auto` is in a notebook, and in a process
 
 def named(thing: Any) -> str:
     "What something of a library is called there, wherever it runs."
