@@ -3,6 +3,8 @@ import pytest
 from browser import find
 from playwright.sync_api import sync_playwright
 
+from uncpaper.reproduce.verdicts import VERDICTS
+
 NONE = "NO BROWSER: the site was not looked at (install chromium, or: playwright install chromium)"
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(find() is None, reason=NONE)]
 
@@ -35,7 +37,7 @@ def page(browser, root):
 def test_from_the_front_page_to_a_claim_to_its_figure(page):
     page.get_by_role("link", name="On bike rentals, BIV reaches a lower test error than the squared loss (L2).").click()
     page.wait_for_url("**/papers/biv/label-noise.html#claim-bike-biv-below-l2")
-    assert page.locator("#claim-bike-biv-below-l2 .verdict").first.inner_text() in ("holds", "fails", "inconclusive")
+    assert page.locator("#claim-bike-biv-below-l2 .verdict").first.inner_text() in VERDICTS
     figure = page.locator("img[src$='laptop-main.svg']")
     figure.scroll_into_view_if_needed()
     width = figure.evaluate("image => image.complete ? image.naturalWidth : 0")
@@ -52,7 +54,7 @@ def test_the_ledger_is_filtered_and_sorted(page, root):
     seen = lambda column: claims.locator(f"tbody tr:visible td:nth-child({column})").all_inner_texts()
     everything = len(seen(1))
     page.locator("select[name=verdict]").select_option("fails")
-    assert 0 < len(seen(3)) < everything and set(seen(3)) == {"fails"}
+    assert 0 < len(seen(3)) < everything and all(text.startswith("fails") for text in seen(3))
     assert claims.locator("output").inner_text() == str(len(seen(3)))
     page.locator("select[name=verdict]").select_option("")
     page.locator("select[name=paper]").select_option("eiv")
@@ -63,7 +65,7 @@ def test_the_ledger_is_filtered_and_sorted(page, root):
     claims.get_by_role("button", name="difference").click()
     assert [float(text.split()[0]) for text in seen(4)] == sorted(numbers, reverse=True)
     page.goto((root / "_site/nbs/ledger.html").as_uri() + "?paper=ddu&verdict=fails")
-    assert set(seen(1)) == {"ddu"} and set(seen(3)) == {"fails"}
+    assert set(seen(1)) == {"ddu"} and all(text.startswith("fails") for text in seen(3))
 
 
 def test_the_two_commands_stand_on_the_first_screen(page):

@@ -236,7 +236,7 @@ def auroc(
     twice = sum(int(np.searchsorted(low, high, side).sum()) for side in ("left", "right"))
     return twice / (2 * len(low) * len(high))
 
-# %% ../nbs/library/14_metrics.ipynb #cbb872af
+# %% ../nbs/library/14_metrics.ipynb #eb2ceaf5
 def placements(
     scores_in: Array,                # (familiar,)
     scores_out: Array,               # (foreign,); higher = more foreign
@@ -246,7 +246,7 @@ def placements(
     that score above a foreign one, ties half (DeLong et al. 1988). Both means are 1 - AUROC. Raises as `auroc` does.
     """
     low, high = _ranked("scores_in", scores_in), _ranked("scores_out", scores_out)
-    def below(sorted_, x): return (np.searchsorted(sorted_, x) + np.searchsorted(sorted_, x, "right")) / 2 / len(sorted_)
+    def below(ranked, x): return (np.searchsorted(ranked, x) + np.searchsorted(ranked, x, "right")) / 2 / len(ranked)
     return below(high, _flat(scores_in)), 1 - below(low, _flat(scores_out))
 
 # %% ../nbs/library/14_metrics.ipynb #39ff905d

@@ -71,7 +71,7 @@ def shared_examples(
     means = {name: d.mean(0) for name, d in both.items() if d.ndim == 2}
     return [Examples(name=name, count=len(d), variance=float(d.var(ddof=1))) for name, d in means.items()]
 
-# %% ../../nbs/reproduce/04_claims.ipynb #cf5ed08f
+# %% ../../nbs/reproduce/04_claims.ipynb #fadd02d0
 def compared(
     better: Losses,
     worse: Losses,         # same runs in the same order, and the same examples
@@ -83,5 +83,6 @@ def compared(
     for name, arm in arms.items():
         if not np.isfinite(arm).all(): raise ValueError(f"{name} must be one finite loss per run, got {arm}")
     if len(arms["better"]) != len(arms["worse"]):
-        raise ValueError(f"better and worse must have the same runs, got {len(arms['better'])} and {len(arms['worse'])}")
+        raise ValueError(
+            f"better and worse must have the same runs, got {len(arms['better'])} and {len(arms['worse'])}")
     return Numbers(**arms, over=over, overlap=overlap, examples=shared_examples(better, worse))

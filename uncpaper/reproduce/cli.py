@@ -201,7 +201,7 @@ def summary() -> None:
     console.print(scale_note().markdown)
     console.print("Every claim and every published number beside ours: uncpaper ledger, or the site's page The ledger")
 
-# %% ../../nbs/reproduce/16_cli.ipynb #6c2df733
+# %% ../../nbs/reproduce/16_cli.ipynb #34c2f9b4
 @app.command()
 def verify() -> None:
     "Check all that is recorded and stored: every file, every verdict against its numbers, every registration."
@@ -216,7 +216,8 @@ def remake(result: Annotated[Path, typer.Argument(help="a result.json")], cores:
     "Make the figures of a run again from what its result.json says of where it comes from."
     from uncpaper.reproduce.verify import remake
     made = remake(result, cores)
-    show([{"figure": name, "made again": state} for name, state in made.figures.items()], f"made again in {made.folder}")
+    rows = [{"figure": name, "made again": state} for name, state in made.figures.items()]
+    show(rows, f"made again in {made.folder}")
     if not made.same: raise typer.Exit(1)
 
 @app.command()

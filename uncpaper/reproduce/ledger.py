@@ -335,19 +335,20 @@ def rank(
     "How much a row's evidence counts, for comparing."
     return not row.stale, PROFILES.index(row.profile) if row.profile in PROFILES else -1
 
-# %% ../../nbs/reproduce/10_ledger.ipynb #7c911273
+# %% ../../nbs/reproduce/10_ledger.ipynb #8addb8ff
 def tally(
     ledger: Iterable[Row],
 ) -> pd.DataFrame: # indexed by paper and by who asks: paper or ours
     "Verdicts per paper, its own claims and our questions apart; what is true by construction is not counted."
     found = [r for r in best(ledger) if not r.by_construction]
-    each = pd.DataFrame([(r.paper, r.origin, r.verdict, r.survives) for r in found], columns=["paper", "asks", "v", "s"])
-    shown = [v for v in (*VERDICTS, DAMAGED) if v in VERDICTS or v in set(each.v)]
-    places = [(p, origin) for p in papers() for origin in ("paper", "ours") if ((each.paper == p) & (each.asks == origin)).any()]
+    each = pd.DataFrame([(r.paper, r.origin, r.verdict, r.survives) for r in found],
+                        columns=["paper", "asks", "verdict", "left"])
+    places = [(p, origin) for p in papers() for origin in ("paper", "ours") if (p, origin) in zip(each.paper, each.asks)]
     index = pd.MultiIndex.from_tuples(places, names=["paper", "asks"])
-    table = pd.crosstab([each.paper, each.asks], each.v).reindex(columns=shown, index=index, fill_value=0)
+    shown = [*VERDICTS, *([DAMAGED] if DAMAGED in set(each.verdict) else [])]
+    table = pd.crosstab([each.paper, each.asks], each.verdict).reindex(columns=shown, index=index, fill_value=0)
     table.insert(0, "claims", table.sum(axis=1))
-    table["left"] = each.groupby(["paper", "asks"]).s.sum().reindex(index).astype(int)
+    table["left"] = each.groupby(["paper", "asks"]).left.sum().reindex(index).astype(int)
     return table.rename_axis(None, axis=1)
 
 # %% ../../nbs/reproduce/10_ledger.ipynb #ba9ce128

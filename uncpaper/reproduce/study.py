@@ -29,7 +29,7 @@ from ..statistics import standard_error
 
 if TYPE_CHECKING: from matplotlib.figure import Figure
 
-# %% ../../nbs/reproduce/07_study.ipynb #b6171020
+# %% ../../nbs/reproduce/07_study.ipynb #98180f9f
 class Value(ValueSpec):
     "A published number beside ours: the numbers of all runs, and what was written down of them."
     samples: list[float]
@@ -43,7 +43,8 @@ class Value(ValueSpec):
 
     def says_otherwise(self) -> bool:
         "Whether what is written down is not what the numbers say."
-        return bool(self.samples) and not (alike(self.ours, mean(self.samples)) and alike(self.standard_error, error(self.samples)))
+        return bool(self.samples) and not (
+            alike(self.ours, mean(self.samples)) and alike(self.standard_error, error(self.samples)))
 
 def mean(samples: Sequence[float]) -> float:
     "Of the runs."
