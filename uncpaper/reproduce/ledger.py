@@ -107,15 +107,17 @@ def recorded_key(
     path = folder / "manifest.json"
     return json.loads(path.read_text())["key"] if path.exists() else None
 
-# %% ../../nbs/reproduce/10_ledger.ipynb #d7214066
+# %% ../../nbs/reproduce/10_ledger.ipynb #3e21fd5b
 def evidence(
     experiment: Experiment,
 ) -> list[Evidence]: # at most one for each profile, the smallest first
     "What there is for each profile: this machine's run, unless it was recorded and still counts."
-    found = []
+    found, known = [], set()
     for profile in experiment.profiles:
         run, recorded = run_of(experiment, profile), recorded_folder(experiment, profile)
         key = recorded_key(recorded)
+        if run.key in known: continue # the parameters of a smaller profile
+        known.add(run.key)
         if run.key != key and (run.done() or default_store().damaged(run.key)):
             found.append(Evidence(profile, default_store().folder(run.key), recorded=False, stale=False))
         elif key: found.append(Evidence(profile, recorded, recorded=True, stale=run.key != key))
