@@ -337,7 +337,7 @@ def rank(
     "How much a row's evidence counts, for comparing."
     return not row.stale, PROFILES.index(row.profile) if row.profile in PROFILES else -1
 
-# %% ../../nbs/reproduce/10_ledger.ipynb #8addb8ff
+# %% ../../nbs/reproduce/10_ledger.ipynb #a4191261
 def tally(
     ledger: Iterable[Row],
 ) -> pd.DataFrame: # indexed by paper and by who asks: paper or ours
@@ -345,7 +345,8 @@ def tally(
     found = [r for r in best(ledger) if not r.by_construction]
     each = pd.DataFrame([(r.paper, r.origin, r.verdict, r.survives) for r in found],
                         columns=["paper", "asks", "verdict", "left"])
-    places = [(p, origin) for p in papers() for origin in ("paper", "ours") if (p, origin) in zip(each.paper, each.asks)]
+    asked = set(zip(each.paper, each.asks))
+    places = [(p, origin) for p in papers() for origin in ("paper", "ours") if (p, origin) in asked]
     index = pd.MultiIndex.from_tuples(places, names=["paper", "asks"])
     shown = [*VERDICTS, *([DAMAGED] if DAMAGED in set(each.verdict) else [])]
     table = pd.crosstab([each.paper, each.asks], each.verdict).reindex(columns=shown, index=index, fill_value=0)
