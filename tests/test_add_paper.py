@@ -26,7 +26,7 @@ def test_the_papers_example_runs_and_stands_everywhere(project):
 
 
 def test_a_claim_that_the_notebook_forgets_stops_the_run(project):
-    another = "  - {id: heavier, experiment: flips, sentence: Coins are heavy., source: p. 2}\n"
+    another = "  - {id: heavier, experiment: flips, sentence: Coins are heavy., source: p. 2, measure: distance}\n"
     project.edit("nbs/papers/coins/published.yaml", "values:", f"{another}values:")
     process = project.start("run", "coins")
     _, err = process.communicate(timeout=300)
