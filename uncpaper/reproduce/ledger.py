@@ -8,7 +8,7 @@ __all__ = ['KERNEL', 'WIDGET', 'DECIDED', 'DAMAGED', 'SPEC_FIELDS', 'CLAIM_FIELD
            'experiment_rows', 'unrun_row', 'damaged_rows', 'evidence_rows', 'claim_fields', 'best', 'among_all_asked',
            'rank', 'tally', 'text_table', 'spelled']
 
-# %% ../../nbs/reproduce/10_ledger.ipynb #bb7182d6
+# %% ../../nbs/reproduce/10_ledger.ipynb #45c21e4e
 import json
 import os
 import shutil
@@ -27,8 +27,8 @@ from .runs import run_of
 from .stages import default_store, one_look
 from .store import home, sha256
 from .study import Result
-from .verdicts import ENOUGH_RUNS, LEVEL, VERDICTS, Claim, holm
-from ..statistics import with_error
+from .verdicts import LEVEL, VERDICTS, Claim, holm
+from ..statistics import ENOUGH_RUNS, with_error
 
 # %% ../../nbs/reproduce/10_ledger.ipynb #d77080a7
 def standing(
