@@ -195,7 +195,7 @@ def unequal(
     different = [s for s, theirs in zip(tested, contents) if store.contents(s.key) != theirs]
     return different, f"stages built by commit {case.commit[:8]}"
 
-# %% ../../nbs/reproduce/11_certify.ipynb #e221d92d
+# %% ../../nbs/reproduce/11_certify.ipynb #31fe9a75
 def numbers(
     result: dict, # result.json, of any version
 ) -> list:
@@ -206,8 +206,8 @@ def numbers(
     return shortened([claims, values, tables])
 
 def shortened(said: Any) -> Any:
-    "The same with ten digits of every number: sums in another order differ in the last ones."
-    if isinstance(said, float): return f"{said:.10g}"
+    "The same with ten digits of every number, twelve after the point at most: sums in another order differ there."
+    if isinstance(said, float): return f"{round(said, 12):.10g}"
     if isinstance(said, dict): return {key: shortened(value) for key, value in said.items()}
     return [shortened(value) for value in said] if isinstance(said, (list, tuple)) else said
 
