@@ -182,9 +182,15 @@ def test_calibration_refuses_and_then_is_unchanged():
 def test_reliability_diagram():
     from matplotlib.figure import Figure
     axes = Figure().subplots()
+    def heights(container): return [bar.get_height() for bar in container]
     CalibrationBins(4).update([0.2, 0.9, 0.95], [0, 1, 0]).draw(axes, "C0")
-    assert [bar.get_height() for bar in axes.containers[0]] == [0, 0.5]
-    np.testing.assert_allclose([bar.get_height() for bar in axes.containers[1]], [0.2, 0.425])
+    pale, accuracy, gap, count = map(heights, axes.containers)
+    assert (pale, accuracy) == ([], [0, 0.5])
+    np.testing.assert_allclose(gap, [0.2, 0.425])
+    np.testing.assert_allclose(count, [1 / 12, 2 / 12])
+    axes = Figure().subplots()
+    CalibrationBins(2).update([0.2] + [0.9] * 199, [1] * 200).draw(axes, "C0")
+    assert [heights(c) for c in axes.containers[:2]] == [[1], [1]] # one in two hundred is pale
 
 
 # Detection
