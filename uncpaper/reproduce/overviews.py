@@ -75,14 +75,15 @@ def paper_name(
     card = published(paper).paper
     return f"{card.short or paper}: {card.title}"
 
-# %% ../../nbs/reproduce/14_overviews.ipynb #429c85b0
+# %% ../../nbs/reproduce/14_overviews.ipynb #495df756
 def verdict_overview() -> Shown:
     "Two rows a paper, its claims and our questions: how many have which verdict; on the site each leads to them."
     counts = tally(rows())
     site, text = counts.reset_index().astype(object), counts.reset_index().astype(object)
     for i, (p, asks) in enumerate(counts.index):
-        site.loc[i, "paper"] = f'<a href="{method_page(p)}.html">{html.escape(paper_name(p))}</a>'
-        text.loc[i, "paper"] = f"[{paper_name(p)}](nbs/{method_page(p)}.ipynb)"
+        name = paper_name(p) if p not in counts.index[:i].get_level_values(0) else paper_name(p).split(":")[0]
+        site.loc[i, "paper"] = f'<a href="{method_page(p)}.html">{html.escape(name)}</a>'
+        text.loc[i, "paper"] = f"[{name}](nbs/{method_page(p)}.ipynb)"
         for v in set(counts.columns) & {*VERDICTS, DAMAGED}: site.loc[i, v] = count_link(p, asks, v, site.loc[i, v])
         site.loc[i, "asks"] = text.loc[i, "asks"] = ASKS[asks]
     return overview(site.rename(columns=HEADS), text.rename(columns=HEADS))
@@ -167,14 +168,17 @@ def telling_overview() -> Shown:
     telling = {(p, c.id) for p in papers() for c in published(p).claims if c.telling}
     return claims_table([r for r in best(rows()) if (r.paper, r.claim) in telling])
 
-# %% ../../nbs/reproduce/14_overviews.ipynb #7aa85d51
+# %% ../../nbs/reproduce/14_overviews.ipynb #51e16cd9
 def scale_note() -> Shown:
-    "At which scale the claims were tested."
-    found = [r for r in best(rows()) if not r.by_construction]
+    "At which scale the claims were tested, and how many are shown without being counted."
+    shown = best(rows())
+    found = [r for r in shown if not r.by_construction]
     at = Counter(r.profile for r in found if r.profile)
     tested = ", ".join(f"{at[p]} have been tested at {p} scale" for p in PROFILES if at[p]) or "none has been tested"
     full = "" if at["paper"] else " Nothing has been run at the published size yet."
-    said = f"Of {len(found)} claims, {tested}.{full}"
+    sure = len(shown) - len(found)
+    more = f" {sure} more are true by construction: shown, and not counted." if sure else ""
+    said = f"Of {len(found)} claims, {tested}.{more}{full}"
     return Shown(f"<p>{said}</p>", said)
 
 # %% ../../nbs/reproduce/14_overviews.ipynb #788efe03
