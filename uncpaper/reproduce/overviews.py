@@ -7,7 +7,7 @@ __all__ = ['ASKS', 'HEADS', 'SORT_AND_FILTER', 'Shown', 'markdown_table', 'overv
            'paper_name', 'verdict_overview', 'count_link', 'claims_table', 'numbers', 'remarks', 'verdict_cell',
            'verdict_text', 'claim_link', 'claim_text', 'claims_overview', 'telling_overview', 'scale_note',
            'paper_cards', 'experiment_links', 'paper_card', 'paper_links', 'table_row', 'table_cell', 'claim_cells',
-           'value_cells', 'ledger_part', 'menu', 'menus', 'ledger_overview']
+           'beneath', 'value_cells', 'ledger_part', 'menu', 'menus', 'ledger_overview']
 
 # %% ../../nbs/reproduce/14_overviews.ipynb #3b9dfa01
 import html
@@ -101,7 +101,7 @@ def count_link(
     chosen = f"paper={paper}&amp;asks={asks}&amp;verdict={slug(verdict)}"
     return f'<a href="ledger.html?{chosen}">{count}</a>' if count else "0"
 
-# %% ../../nbs/reproduce/14_overviews.ipynb #c3df55ff
+# %% ../../nbs/reproduce/14_overviews.ipynb #d3aedd91
 def claims_table(
     chosen: Sequence[Row],
     up: str = "", # from the page to the notebooks' top folder
@@ -129,9 +129,8 @@ def verdict_cell(
     row: Row,
 ) -> str:
     "A verdict with its remarks; what stands for what on hovering."
-    words = "".join(f"<br><small>{html.escape(r)}</small>" for r in remarks(row))
     hint = f' title="stand-in: {html.escape(row.stand_in)}"' if row.stand_in else ""
-    return f"<span{hint}>{badge(row.verdict, row.said)}</span>{words}"
+    return f"<span{hint}>{badge(row.verdict, row.said)}</span>{''.join(map(beneath, remarks(row)))}"
 
 def verdict_text(
     row: Row,
@@ -234,15 +233,21 @@ def table_cell(
     text, number = cell
     return f'<td class="number" data-number="{"" if number is None else number}">{text}</td>'
 
-# %% ../../nbs/reproduce/14_overviews.ipynb #9f8d9526
+# %% ../../nbs/reproduce/14_overviews.ipynb #7adf107f
 def claim_cells(
     r: Row,
 ) -> dict[str, str | tuple[str, float | None]]: # column -> cell
     "A claim's row."
-    return {"paper": r.paper, "claim": claim_link(r), "verdict": verdict_cell(r),
-            "difference ± s.e.": (with_error(r.ours, r.standard_error), r.ours), "in": html.escape(r.quantity),
-            "runs": (str(r.seeds or ""), r.seeds), "profile": r.scale,
-            "stand-in": html.escape(r.stand_in)}
+    stand_in = f"stand-in: {r.stand_in}" if r.stand_in else ""
+    return {"paper": r.paper, "claim": claim_link(r) + beneath(stand_in), "verdict": verdict_cell(r),
+            "difference ± s.e.": (with_error(r.ours, r.standard_error) + beneath(r.quantity), r.ours),
+            "runs": (str(r.seeds or ""), r.seeds), "profile": r.scale}
+
+def beneath(
+    words: str,
+) -> str:
+    "Words in small letters on a line of their own; nothing for none."
+    return f"<br><small>{html.escape(words)}</small>" if words else ""
 
 def value_cells(
     r: Row,
