@@ -280,7 +280,7 @@ def damaged_rows(
                   stale=e.stale, kind="claim", verdict=DAMAGED, reason="; ".join(e.damage))
     return [Row(**common, claim=c.id, **c.model_dump(include=SPEC_FIELDS)) for c in experiment.claims]
 
-# %% ../../nbs/reproduce/10_ledger.ipynb #a711d8ba
+# %% ../../nbs/reproduce/10_ledger.ipynb #e8690fbe
 def evidence_rows(
     e: Evidence,
 ) -> list[Row]:
@@ -292,19 +292,20 @@ def evidence_rows(
                    **v.model_dump(include=VALUE_FIELDS)) for v in e.result.values]
     return spoken + counted
 
-CLAIM_FIELDS = SPEC_FIELDS | {"standard_error", "low", "high", "p", "verdict", "reason", "doubt", "over", "seeds"}
+CLAIM_FIELDS = {"standard_error", "low", "high", "p", "verdict", "reason", "doubt", "over", "seeds"}
 VALUE_FIELDS = {"source", "published", "ours", "standard_error"}
 
 def claim_fields(
     e: Evidence,
     claim: Claim, # of its result
 ) -> dict[str, Any]:
-    "What is said of one claim, with what published.yaml adds that no run depends on."
+    "What is said of one claim: by the run, and, while the run is current, by published.yaml about where it is from."
     paper = published(e.result.paper)
-    spec = {c.id: c for c in paper.claims}.get(claim.id, claim)
+    spec = claim if e.stale else {c.id: c for c in paper.claims}.get(claim.id, claim)
     return dict(claim=claim.id, kind="claim", ours=claim.estimate, p_said=claim.p_said, matters=claim.measured.matters,
                 quantity=claim.measured.quantity, by_construction=spec.by_construction,
-                stand_in="" if e.profile == "paper" else paper.stand_in(spec), **claim.model_dump(include=CLAIM_FIELDS))
+                stand_in="" if e.profile == "paper" else paper.stand_in(spec), **spec.model_dump(include=SPEC_FIELDS),
+                **claim.model_dump(include=CLAIM_FIELDS))
 
 # %% ../../nbs/reproduce/10_ledger.ipynb #b01ef401
 def best(
