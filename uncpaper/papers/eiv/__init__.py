@@ -7,15 +7,16 @@ __all__ = ['SIZES', 'BYTES', 'CHOICES', 'PART', 'NETWORKS', 'METHODS', 'WITH_JUD
            'Parts', 'stretched', 'Streams', 'chain_ends', 'kept', 'PictureViews', 'Zetas', 'small_mlp', 'mlp',
            'small_resnet9', 'resnet9_plain', 'resnet9_dropout', 'Network', 'Views', 'clean', 'noisy', 'draws',
            'mean_draw', 'Method', 'by_name', 'unchanged', 'FreshNoise', 'LabelLoss', 'TrainClassifier', 'turned',
-           'Predict']
+           'Predict', 'by_picture']
 
-# %% ../../../nbs/papers/eiv/index.ipynb #f27c83a6
+# %% ../../../nbs/papers/eiv/index.ipynb #73b0fdf9
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, NamedTuple, Protocol
 
+import numpy as np
 import pandas as pd
 import torch
 from safetensors.torch import load_file, save_file
@@ -28,7 +29,7 @@ from ...checks import one_of, within
 from ...data import DataSet, Split, card
 from ...diffusion import Ancestral, Denoiser, Sampler, last, perturb, sample
 from ...losses import eiv_loss
-from ...metrics import quality
+from ...metrics import losses_of, quality
 from ...models.classifiers import dropout_mlp, resnet9
 from ...models.dropout import DropoutClassifier, mean_predictive
 from ...numerics import generator
@@ -557,3 +558,11 @@ class Predict(Stage):
         x = from_bytes(x) if x.dtype == torch.uint8 else x
         views = [turn(x) for turn in FLIPS[self.flips]]
         return torch.stack([mean_predictive(model, view, self.draws, self.classifier.seed) for view in views]).mean(0)
+
+# %% ../../../nbs/papers/eiv/index.ipynb #67216bc0
+def by_picture(
+    measure: str,                                # a key of `metrics.losses_of`
+    predictions: Iterable[Mapping[str, Tensor]], # results of `Predict` on the same pictures, one a run
+) -> np.ndarray:                                 # (run, picture)
+    "What every test picture adds to a measure, in every run."
+    return np.stack([losses_of(p["probabilities"], p["labels"])[measure] for p in predictions])
