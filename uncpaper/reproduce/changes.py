@@ -6,11 +6,10 @@
 __all__ = ['LONGEST', 'moved', 'definition_in', 'names_of', 'places_of', 'source_now', 'source_at', 'difference', 'why',
            'why_not', 'changed_parameters', 'changed_data', 'changed_code']
 
-# %% ../../nbs/reproduce/12_changes.ipynb #588a0db0
+# %% ../../nbs/reproduce/12_changes.ipynb #7e41dc81
 import ast
 import difflib
 import json
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -19,8 +18,7 @@ from .. import data
 from .experiments import Experiment, find
 from .ledger import Evidence, recorded_folder
 from .runs import Run, definitions_behind, run_of
-from .store import home
-from .study import Result
+from .study import Result, git
 
 # %% ../../nbs/reproduce/12_changes.ipynb #ab0c85ce
 def moved(
@@ -54,7 +52,7 @@ def names_of(statement: ast.stmt) -> list[str]:
     if isinstance(statement, ast.AnnAssign): return [getattr(statement.target, "id", "")]
     return [statement.name] if hasattr(statement, "name") else []
 
-# %% ../../nbs/reproduce/12_changes.ipynb #d9d4c153
+# %% ../../nbs/reproduce/12_changes.ipynb #7a2ced0e
 def places_of(
     name: str, # uncpaper.module.Class.method
 ) -> list[tuple[str, str]]: # file below the project, name in it
@@ -72,9 +70,7 @@ def source_now(name: str) -> str:
 def source_at(name: str, revision: str) -> str:
     "What a definition was at a commit; empty when git does not know."
     for file, rest in places_of(name):
-        words = ["git", "-C", str(home()), "show", f"{revision}:{file}"]
-        shown = subprocess.run(words, capture_output=True, text=True)
-        if not shown.returncode and (text := definition_in(shown.stdout, rest)): return text
+        if (shown := git("show", f"{revision}:{file}")) and (text := definition_in(shown, rest)): return text
     return ""
 
 # %% ../../nbs/reproduce/12_changes.ipynb #a95cde4e

@@ -74,19 +74,22 @@ class Published(Strict):
 class BadFile(ValueError):
     "A file of a paper does not say what it should; the message names file, field and what is allowed."
 
-# %% ../../nbs/reproduce/06_experiments.ipynb #9a7f8b69
+# %% ../../nbs/reproduce/06_experiments.ipynb #bb0cb30b
 @functools.cache
-def parsed_yaml(text: str) -> Any:
-    "What a YAML text says. The same text is read once."
-    return yaml.safe_load(text)
+def parsed_yaml(
+    text: str,
+    model: type[BaseModel],
+) -> BaseModel: # an instance of `model`, the same for the same text: not to be changed
+    "What a YAML text says. The same text is read, and held against its model, once."
+    return model.model_validate(yaml.safe_load(text) or {})
 
-# %% ../../nbs/reproduce/06_experiments.ipynb #57403dfd
+# %% ../../nbs/reproduce/06_experiments.ipynb #fed06ed9
 def read_yaml(
     path: Path,
     model: type[BaseModel],
 ) -> BaseModel: # an instance of `model`
     "A YAML file as a model. Raises BadFile with one line that names the file and the field."
-    try: return model.model_validate(parsed_yaml(path.read_text()) or {})
+    try: return parsed_yaml(path.read_text(), model)
     except ValidationError as error: first = error.errors()[0]
     except (yaml.YAMLError, OSError) as error:
         raise BadFile(f"{path.name} of {path.parent.name} cannot be read: {error}".replace("\n", " ")) from None

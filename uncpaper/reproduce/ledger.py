@@ -8,7 +8,7 @@ __all__ = ['KERNEL', 'WIDGET', 'DECIDED', 'DAMAGED', 'SPEC_FIELDS', 'CLAIM_FIELD
            'experiment_rows', 'unrun_row', 'damaged_rows', 'evidence_rows', 'claim_fields', 'best', 'among_all_asked',
            'rank', 'tally', 'text_table', 'spelled']
 
-# %% ../../nbs/reproduce/10_ledger.ipynb #45c21e4e
+# %% ../../nbs/reproduce/10_ledger.ipynb #63f947ca
 import json
 import os
 import shutil
@@ -25,7 +25,7 @@ from .claims import ClaimSpec
 from .experiments import PROFILES, BadRequest, Experiment, experiments, papers, published
 from .runs import run_of
 from .stages import default_store, one_look
-from .store import home, sha256
+from .store import differing, home, sha256
 from .study import Result
 from .verdicts import LEVEL, VERDICTS, Claim, holm
 from ..statistics import ENOUGH_RUNS, with_error
@@ -42,7 +42,7 @@ def standing(
     if stale: return "out of date"
     return "this machine" if not recorded else "recorded, certified" if certified else "recorded"
 
-# %% ../../nbs/reproduce/10_ledger.ipynb #c75b4585
+# %% ../../nbs/reproduce/10_ledger.ipynb #b032dc92
 @dataclass(frozen=True)
 class Evidence:
     "A finished run of an experiment."
@@ -66,9 +66,7 @@ class Evidence:
         "What does not hold together: files that are not the manifest's, verdicts and means that are not the numbers'."
         try: files = self.manifest["files"]
         except (OSError, ValueError, KeyError): return ["manifest.json cannot be read"]
-        there = {name for name in files if (self.folder / name).is_file()}
-        other = [f"{name} is missing" for name in sorted(set(files) - there)]
-        other += [f"{name} has changed" for name in sorted(there) if sha256(self.folder / name) != files[name]]
+        other = differing(self.folder, files)
         try: return other + [f"{id} is not what its numbers say" for id in self.written.forged()]
         except (OSError, ValueError): return [*other, "result.json cannot be read"]
 
@@ -280,7 +278,7 @@ def damaged_rows(
                   stale=e.stale, kind="claim", verdict=DAMAGED, reason="; ".join(e.damage))
     return [Row(**common, claim=c.id, **c.model_dump(include=SPEC_FIELDS)) for c in experiment.claims]
 
-# %% ../../nbs/reproduce/10_ledger.ipynb #e8690fbe
+# %% ../../nbs/reproduce/10_ledger.ipynb #60c17593
 def evidence_rows(
     e: Evidence,
 ) -> list[Row]:
@@ -301,10 +299,11 @@ def claim_fields(
 ) -> dict[str, Any]:
     "What is said of one claim: by the run, and, while the run is current, by published.yaml about where it is from."
     paper = published(e.result.paper)
-    spec = claim if e.stale else {c.id: c for c in paper.claims}.get(claim.id, claim)
+    now = {c.id: c for c in paper.claims}.get(claim.id, claim)
+    source = claim if e.stale else now
     return dict(claim=claim.id, kind="claim", ours=claim.estimate, p_said=claim.p_said, matters=claim.measured.matters,
-                quantity=claim.measured.quantity, by_construction=spec.by_construction,
-                stand_in="" if e.profile == "paper" else paper.stand_in(spec), **spec.model_dump(include=SPEC_FIELDS),
+                quantity=claim.measured.quantity, by_construction=now.by_construction,
+                stand_in="" if e.profile == "paper" else paper.stand_in(now), **source.model_dump(include=SPEC_FIELDS),
                 **claim.model_dump(include=CLAIM_FIELDS))
 
 # %% ../../nbs/reproduce/10_ledger.ipynb #b01ef401

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['ASKS', 'HEADS', 'SORT_AND_FILTER', 'Shown', 'markdown_table', 'overview', 'badge', 'slug', 'beneath', 'method_page',
-           'paper_name', 'verdict_overview', 'count_link', 'claims_table', 'numbers', 'remarks', 'verdict_cell',
-           'verdict_text', 'claim_link', 'claim_text', 'claims_overview', 'telling_overview', 'scale_note',
-           'paper_cards', 'experiment_links', 'paper_card', 'paper_links', 'table_row', 'table_cell', 'claim_cells',
-           'value_cells', 'ledger_part', 'menu', 'menus', 'ledger_overview']
+           'short_name', 'paper_name', 'verdict_overview', 'count_link', 'claims_table', 'numbers', 'remarks',
+           'verdict_cell', 'verdict_text', 'claim_link', 'claim_text', 'claims_overview', 'telling_overview',
+           'scale_note', 'paper_cards', 'experiment_links', 'paper_card', 'paper_links', 'table_row', 'table_cell',
+           'claim_cells', 'value_cells', 'ledger_part', 'menu', 'menus', 'ledger_overview']
 
 # %% ../../nbs/reproduce/14_overviews.ipynb #3b9dfa01
 import html
@@ -67,27 +67,33 @@ def beneath(
     "Words in small letters on a line of their own; nothing for none."
     return f"<br><small>{html.escape(words)}</small>" if words else ""
 
-# %% ../../nbs/reproduce/14_overviews.ipynb #0749b187
+# %% ../../nbs/reproduce/14_overviews.ipynb #3f47e063
 def method_page(
     paper: str,
 ) -> str: # below nbs/, without its ending
     "The page about a paper's method, or the list of papers when it has none."
     return f"papers/{paper}/index" if (home() / f"nbs/papers/{paper}/index.ipynb").exists() else "papers/index"
 
+def short_name(
+    paper: str,
+) -> str:
+    "What a paper is called for short."
+    return published(paper).paper.short or paper
+
 def paper_name(
     paper: str,
 ) -> str:
     "A paper's short name and its title."
-    card = published(paper).paper
-    return f"{card.short or paper}: {card.title}"
+    return f"{short_name(paper)}: {published(paper).paper.title}"
 
-# %% ../../nbs/reproduce/14_overviews.ipynb #495df756
+# %% ../../nbs/reproduce/14_overviews.ipynb #1825f746
 def verdict_overview() -> Shown:
     "Two rows a paper, its claims and our questions: how many have which verdict; on the site each leads to them."
     counts = tally(rows())
     site, text = counts.reset_index().astype(object), counts.reset_index().astype(object)
+    again = counts.index.get_level_values("paper").duplicated()
     for i, (p, asks) in enumerate(counts.index):
-        name = paper_name(p) if p not in counts.index[:i].get_level_values(0) else paper_name(p).split(":")[0]
+        name = short_name(p) if again[i] else paper_name(p)
         site.loc[i, "paper"] = f'<a href="{method_page(p)}.html">{html.escape(name)}</a>'
         text.loc[i, "paper"] = f"[{name}](nbs/{method_page(p)}.ipynb)"
         for v in set(counts.columns) & {*VERDICTS, DAMAGED}: site.loc[i, v] = count_link(p, asks, v, site.loc[i, v])
@@ -274,7 +280,7 @@ def ledger_part(
     return (f'<section><p><strong>{title}</strong> <output>{len(first)}</output></p>\n<table class="table">'
             f"<thead><tr>{heads}</tr></thead>\n<tbody>\n{body}\n</tbody></table></section>\n")
 
-# %% ../../nbs/reproduce/14_overviews.ipynb #b8c3b601
+# %% ../../nbs/reproduce/14_overviews.ipynb #fc8e77de
 def menu(
     name: str,                  # of the words in the rows
     said: str,                  # its label
@@ -289,7 +295,7 @@ def menus(
 ) -> str:
     "The menus above the ledger."
     there = {r.profile for r in ledger}
-    shorts = {p: published(p).paper.short or p for p in papers()}
+    shorts = {p: short_name(p) for p in papers()}
     return "".join([
         menu("paper", "paper", {"": "all", **shorts}),
         menu("verdict", "verdict", {"": "all", **{slug(v): v for v in (*VERDICTS, DAMAGED)}}),

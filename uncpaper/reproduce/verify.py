@@ -6,7 +6,7 @@
 __all__ = ['Fault', 'recorded', 'at_commit', 'unregistered', 'other_claims', 'other_parameters', 'faults_of', 'stored_faults',
            'verify', 'Remade', 'remake', 'compared_with']
 
-# %% ../../nbs/reproduce/13_verify.ipynb #e81f167c
+# %% ../../nbs/reproduce/13_verify.ipynb #9c1db68d
 import json
 import shutil
 from collections.abc import Iterator
@@ -15,13 +15,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
-import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from .batch import build_all
 from .certify import numbers
 from .changes import why_not
-from .experiments import BadRequest, Profiles, Published, find
+from .experiments import BadRequest, Profiles, Published, find, parsed_yaml
 from .ledger import Evidence
 from .runs import run_of
 from .store import default_store, home
@@ -38,14 +37,15 @@ def recorded() -> list[Evidence]:
     places = sorted((home() / "results").glob("*/*/*/"))
     return [Evidence(place.parts[-3], place, recorded=True, stale=False) for place in places]
 
-# %% ../../nbs/reproduce/13_verify.ipynb #176c561e
+# %% ../../nbs/reproduce/13_verify.ipynb #d321f4a4
 def at_commit(
     revision: str,
-    name: str,   # of a file, below the project's top folder
-) -> dict | None: # None where git does not have it
+    name: str,                # of a file, below the project's top folder
+    model: type[BaseModel],
+) -> BaseModel | None:        # an instance of `model`; None where git does not have it
     "What a YAML file said at a commit."
     text = git("show", f"{revision}:{name}")
-    return None if text is None else yaml.safe_load(text) or {}
+    return None if text is None else parsed_yaml(text, model)
 
 def unregistered(
     e: Evidence, # undamaged
@@ -53,30 +53,30 @@ def unregistered(
     "What a run says that did not stand in the commit that it names as its registration."
     r, known = e.written, e.written.provenance.get("registered")
     if not known: return [] if r.provenance["commit"] is None else ["its claims were not committed before it ran"]
-    folder = f"nbs/papers/{r.paper}"
-    published, profiles = (at_commit(known["commit"], f"{folder}/{name}.yaml") for name in ("published", "profiles"))
+    files = {"published": Published, "profiles": Profiles}
+    published, profiles = (at_commit(known["commit"], f"nbs/papers/{r.paper}/{name}.yaml", model)
+                           for name, model in files.items())
     if published is None: return [] # git is not there, or has no history
     late = datetime.fromisoformat(known["on"]) > datetime.fromisoformat(e.manifest["started"])
     return [*(["its claims were committed after it started"] if late else []), *other_claims(r, published),
-            *other_parameters(r, profiles or {})]
+            *other_parameters(r, profiles or Profiles({}))]
 
 def other_claims(
     r: Result,
-    said: dict, # published.yaml at the registration
+    then: Published, # at the registration
 ) -> list[str]:
     "Claims of which the sentence, the quantity or the difference that matters stood otherwise."
-    then = Published.model_validate(said)
     specs = {c.id: (c.sentence, then.measures[c.measure]) for c in then.claims}
     return [f"{c.id} stood otherwise in the registration" for c in r.claims
             if specs.get(c.id) != (c.sentence, c.measured)]
 
 def other_parameters(
     r: Result,
-    said: dict, # profiles.yaml at the registration
+    then: Profiles, # at the registration
 ) -> list[str]:
     "Parameters, the number of runs among them, that stood otherwise."
-    then = Profiles.model_validate(said).root.get(r.experiment, {}).get(r.profile) or {}
-    return [f"parameter {name} stood otherwise in the registration" for name, value in then.items()
+    said = then.root.get(r.experiment, {}).get(r.profile) or {}
+    return [f"parameter {name} stood otherwise in the registration" for name, value in said.items()
             if json.dumps(r.parameters.get(name)) != json.dumps(value)]
 
 # %% ../../nbs/reproduce/13_verify.ipynb #fc2fdb18
