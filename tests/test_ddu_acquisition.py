@@ -79,8 +79,9 @@ def test_noise_says_nothing_about_the_origin_and_labels_are_the_copies_own():
 
 
 def test_methods_of_a_seed_start_from_the_same_pictures_and_weights():
-    starts = [run(method, pool=dirty(), until=20).result() for method in ("random", "softmax", "DDU", "DDU, float32")]
-    assert len({r["history"].accuracy[0] for r in starts}) == 1
+    starts = [run(method, pool=dirty(), until=20, steps=25, lr=0.03, cycle=True).result() for method in al.METHODS]
+    assert len({r["history"].accuracy[0] for r in starts}) == 1, "one network judges, however many are asked"
+    assert starts[0]["history"].together[0] != starts[-1]["history"].together[0]
     assert len({tuple(r["acquired"]["index"]) for r in starts}) == 1 and not starts[0]["acquired"].ambiguous.any()
     assert starts[0]["acquired"].y.value_counts().eq(2).all()
     assert set(starts[0]["acquired"]["index"]) != set(run("random", 1, dirty(), until=20).result()["acquired"]["index"])
@@ -96,6 +97,24 @@ def test_each_picture_is_acquired_once_and_the_history_counts_them(method):
     for size, share, unclear in zip(history["size"], history.ambiguous, history.unclear):
         assert share == pytest.approx(acquired.ambiguous[:size].mean())
         assert unclear == pytest.approx((acquired.entropy[:size] > 1).mean())
+    assert 1 - r["wrong"].double().mean(1).numpy() == pytest.approx(history.accuracy.to_numpy())
+    single = al.acquisition(method, 2).networks == 1
+    assert not single or history.together.tolist() == pytest.approx(history.accuracy.tolist())
+
+
+def test_a_cycle_ends_without_a_step_and_peaks_at_the_step_size():
+    seen = []
+    class Watched(torch.optim.Adam):
+        def step(self, *args, **kwargs):
+            seen.append(self.param_groups[0]["lr"])
+            return super().step(*args, **kwargs)
+    pool = dirty().load(8, 0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.optim, "Adam", Watched)
+        few = pool.labelled(torch.arange(20))
+        al.trained_on(few, Network("tiny_resnet", 3.0, True), Task(DIGITS, TEST, 8), 40, 0.03, 0, cycle=True)
+    assert max(seen) == pytest.approx(0.03, rel=1e-2) and seen[0] == pytest.approx(0.03 / 25) and seen[-1] < 1e-4
+    assert len(seen) == 40 and seen.index(max(seen)) in (11, 12)
 
 
 def test_ties_are_broken_by_the_pools_order_as_topk_does():
@@ -131,7 +150,9 @@ def test_a_run_that_is_cut_off_anywhere_ends_with_the_same_bits(tmp_path, method
         torch.rand(7)
         assert len(al.read_rounds(folder)) == cut
         continued = stage.build(folder)
-        for name in whole: pd.testing.assert_frame_equal(continued[name], whole[name], check_exact=True)
+        for name in ("history", "acquired"):
+            pd.testing.assert_frame_equal(continued[name], whole[name], check_exact=True)
+        assert torch.equal(continued["wrong"], whole["wrong"])
         assert not list(folder.iterdir())
 
 

@@ -505,7 +505,7 @@ def test_active_learnings_files_in_the_originals_form(acquired):
     forms = accuracies, ambiguous_shares, ambiguous_entropies
     percent, shares, entropies = (json.loads(json.dumps(f(results), allow_nan=False)) for f in forms)
     assert list(percent) == list(shares) == list(entropies) == ["0", "1"]
-    assert percent["1"] == pytest.approx(100 * results[1]["history"].accuracy) and len(percent["0"]) == 3
+    assert percent["1"] == pytest.approx(100 * results[1]["history"].together) and len(percent["0"]) == 3
     assert {t: len(e) for t, e in entropies["0"].items()} == {"0": 30, "1": 40} and len(shares["0"]) == 2
     for share, found in zip(shares["1"], entropies["1"].values()):
         assert share == pytest.approx(np.mean(np.array(found) > 1))

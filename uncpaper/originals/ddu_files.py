@@ -399,12 +399,12 @@ def check_evaluation(model_type: str, dataset: str, ood: str) -> tuple[str, ...]
         raise ValueError(f"ood must be another set than dataset, got {ood!r} for both")
     return types[one_of("model_type", model_type, types)]
 
-# %% ../../nbs/originals/ddu_files.ipynb #e47e2e81
+# %% ../../nbs/originals/ddu_files.ipynb #979378bf
 def accuracies(
     results: Sequence[dict],     # of Acquire stages, run by run
 ) -> dict[str, list[float]]:     # run -> percent
-    "Accuracies at every number of labels."
-    return {str(run): (100 * r["history"].accuracy).tolist() for run, r in enumerate(results)}
+    "Accuracies at every number of labels, those of an ensemble by the mean of its networks."
+    return {str(run): (100 * r["history"].together).tolist() for run, r in enumerate(results)}
 
 # %% ../../nbs/originals/ddu_files.ipynb #c8319b4b
 def ambiguous_shares(

@@ -6,9 +6,10 @@
 __all__ = ['BATCH', 'DRAWS', 'CHUNK', 'METHODS', 'STATE', 'PUBLISHED_SIZES', 'PUBLISHED', 'Candidates', 'judges_entropy', 'Pool',
            'balanced', 'trained_on', 'Ask', 'Acquisition', 'Chance', 'SoftmaxEntropy', 'density_per_class',
            'LowDensity', 'LowDensityFloat32', 'OfEnsemble', 'PredictiveEntropy', 'Disagreement', 'acquisition',
-           'most_uncertain', 'tied', 'choose', 'read_rounds', 'write_rounds', 'shares', 'acquired_table', 'Acquire']
+           'most_uncertain', 'tied', 'choose', 'read_rounds', 'write_rounds', 'tested', 'shares', 'acquired_table',
+           'Acquire']
 
-# %% ../../../nbs/papers/ddu/acquisition.ipynb #209734e6
+# %% ../../../nbs/papers/ddu/acquisition.ipynb #362620d7
 import json
 import math
 from collections.abc import Iterator, Sequence
@@ -19,6 +20,7 @@ from typing import ClassVar, NamedTuple
 import pandas as pd
 import torch
 from torch import Tensor
+from torch.optim.lr_scheduler import OneCycleLR
 from tqdm.auto import tqdm
 
 from ...checks import one_of, within
@@ -120,7 +122,7 @@ def balanced(
 # %% ../../../nbs/papers/ddu/acquisition.ipynb #d29de304
 BATCH, DRAWS = 64, 5056 # draws in a training batch, and in an epoch
 
-# %% ../../../nbs/papers/ddu/acquisition.ipynb #cd5d6900
+# %% ../../../nbs/papers/ddu/acquisition.ipynb #5d2eee10
 def trained_on(
     labelled: Split,   # x normalised, (n, 1, size, size), and y (n,)
     network: Network,
@@ -128,13 +130,16 @@ def trained_on(
     steps: int,        # of Adam
     lr: float,         # its step size
     seed: int,         # of weights and draws
+    cycle: bool = False, # the step size rises to `lr` and falls to nothing, instead of staying
 ) -> Classifier:       # in evaluation mode
     "A new network, trained on a few labels."
     torch.manual_seed(seed)
     model = network.build(task).to(memory_format=torch.channels_last)
     optimiser = torch.optim.Adam(model.parameters(), lr, weight_decay=5e-4)
+    scheduler = OneCycleLR(optimiser, lr, steps) if cycle else None
     draws = Draws(len(labelled.y), BATCH, seed, DRAWS)
-    for _ in fit(model, labelled, cross_entropy, draws, optimiser, steps, nothing, steps, seed, label="network"): pass
+    for _ in fit(model, labelled, cross_entropy, draws, optimiser, steps, nothing, steps, seed, label="network",
+                 scheduler=scheduler): pass
     return settle(model).eval()
 
 # %% ../../../nbs/papers/ddu/acquisition.ipynb #f18d018b
@@ -313,6 +318,17 @@ def write_rounds(folder: Path, rounds: list[dict]) -> None:
     "Write all rounds, in one step as seen from outside."
     with replacing(folder / STATE) as part: part.write_text(json.dumps(rounds))
 
+# %% ../../../nbs/papers/ddu/acquisition.ipynb #41856fc7
+def tested(
+    logits: Tensor,   # of the test pictures, (member, picture, class)
+    labels: Tensor,   # (picture,)
+) -> tuple[dict[str, float], list[int]]: # accuracy of the first network, and of all together; what the first got wrong
+    "What networks know."
+    wrong = logits[0].argmax(1) != labels
+    together = mean_probabilities(logits).argmax(1) == labels
+    row = {"accuracy": 1 - wrong.double().mean().item(), "together": together.double().mean().item()}
+    return row, wrong.nonzero()[:, 0].tolist()
+
 # %% ../../../nbs/papers/ddu/acquisition.ipynb #0cda4557
 def shares(
     candidates: Candidates,
@@ -335,10 +351,13 @@ def acquired_table(
     columns = {name: getattr(candidates, name)[index].numpy() for name in ("y", "ambiguous", "entropy")}
     return pd.DataFrame({"iteration": iteration, "index": index.numpy(), **columns})
 
-# %% ../../../nbs/papers/ddu/acquisition.ipynb #ae07525d
+# %% ../../../nbs/papers/ddu/acquisition.ipynb #af551c53
 @dataclass(frozen=True)
 class Acquire(Stage):
-    "Active learning with one method and one seed. Its result: the history by number of labels, and what was acquired."
+    """
+    Active learning with one method and one seed. Its result: the history by number of labels, what was acquired, and
+    which test pictures one network got wrong, (number of labels, picture).
+    """
     pool: Pool
     test: Pictures
     size: int                 # of pictures
@@ -350,6 +369,7 @@ class Acquire(Stage):
     batch: int = 5            # acquired in a round
     until: int = 300          # labels at the end
     lr: float = 1e-3          # Adam's step size
+    cycle: bool = False       # the step size rises to `lr` and falls to nothing, instead of staying
     threshold: float = 1.0    # nats; the judges' entropy above which a picture counts as unclear
 
     kind: ClassVar[str] = "Acquire"
@@ -386,13 +406,16 @@ class Acquire(Stage):
         rounds = list(self.rounds(candidates, folder))
         (folder / STATE).unlink()
         batches = [balanced(candidates, self.initial), *(r["acquired"] for r in rounds)]
-        return {"history": pd.DataFrame([r["row"] for r in rounds]), "acquired": acquired_table(candidates, batches)}
+        wrong = torch.zeros(len(rounds), self.test.count, dtype=torch.bool)
+        for missed, r in zip(wrong, rounds): missed[r["wrong"]] = True
+        return {"history": pd.DataFrame([r["row"] for r in rounds]), "acquired": acquired_table(candidates, batches),
+                "wrong": wrong}
 
     def rounds(
         self,
         candidates: Candidates,
         folder: Path,           # where the rounds are written down
-    ) -> Iterator[dict]:        # row of the history, indices acquired after it
+    ) -> Iterator[dict]:        # row of the history, wrong test pictures, indices acquired after it
         "Round after round, those of a run that is continued first; each is on the disk before it is yielded."
         test, first, done = self.task.view(self.test), balanced(candidates, self.initial), read_rounds(folder)
         yield from list(done)
@@ -406,16 +429,15 @@ class Acquire(Stage):
         candidates: Candidates,
         test: Split,            # x normalised, (n, 1, size, size), and y (n,)
         known: Tensor,          # indices of what is labelled, (label,)
-    ) -> dict:                  # row of the history, indices acquired after it
+    ) -> dict:                  # row of the history, wrong test pictures, indices acquired after it
         "Train on the candidates that are known, test, and choose."
         networks = Ensemble([self.network_of(candidates.labelled(known), m) for m in range(self.method.networks)])
-        right = mean_probabilities(member_logits(networks, test.x, CHUNK)).argmax(1) == test.y
-        row = {"size": len(known), "accuracy": right.double().mean().item()}
-        row |= shares(candidates, known, self.threshold)
-        if len(known) == self.sizes[-1]: return {"row": row, "acquired": []}
+        row, wrong = tested(member_logits(networks, test.x, CHUNK), test.y)
+        row = {"size": len(known), **row, **shares(candidates, known, self.threshold)}
+        if len(known) == self.sizes[-1]: return {"row": row, "wrong": wrong, "acquired": []}
         chance = generator(self.seed, "chance", len(known))
         chosen, facts = choose(self.method, networks, candidates, known, self.batch, chance)
-        return {"row": row | facts, "acquired": chosen}
+        return {"row": row | facts, "wrong": wrong, "acquired": chosen}
 
     def network_of(
         self,
@@ -424,7 +446,7 @@ class Acquire(Stage):
     ) -> Classifier:
         "A new network."
         seed = generator(self.seed, "network", len(labelled.y), member).initial_seed()
-        return trained_on(labelled, self.network, self.task, self.steps, self.lr, seed)
+        return trained_on(labelled, self.network, self.task, self.steps, self.lr, seed, self.cycle)
 
 # %% ../../../nbs/papers/ddu/acquisition.ipynb #fd0a6486
 PUBLISHED_SIZES = (20, 50, 75, 100, 125, 150, 175, 200, 225, 250, 275, 300) # labels
