@@ -126,9 +126,9 @@ def seed_dot(
     axes.plot(*((places, seen) if upright else (seen, places)), "o", color=colour, alpha=0.3, markersize=3, zorder=1)
     axes.errorbar(**where, **{"fmt": "o", "markersize": 4, "capsize": 2, "color": colour, **style})
 
-# %% ../nbs/library/13_plots.ipynb #2070013d
+# %% ../nbs/library/13_plots.ipynb #f8f5e3b2
 NEAREST = 1e-5 # to 0 and to 1
-ODDS = 0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999, 0.9999 # ticks
+ODDS = 0.002, 0.01, 0.05, 0.2, 0.5, 0.8, 0.95, 0.99, 0.998, 0.9995, 0.9999 # ticks, about as far apart
 
 def odds_axis(
     axes: Axes,
