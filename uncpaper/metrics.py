@@ -314,18 +314,19 @@ def quality(
     nll = -p.gather(1, labels[:, None]).clamp_min(1e-12).log().mean().item()
     return {"accuracy": right.double().mean().item(), "nll": nll, "ece": expected_calibration_error(confidence, right)}
 
-# %% ../nbs/library/14_metrics.ipynb #58901481
+# %% ../nbs/library/14_metrics.ipynb #c8c2c0b3
 def losses_of(
     probabilities: Tensor,  # (sample, class)
     labels: Tensor,         # (sample,), 0 to class - 1
+    bins: int = 15,         # of the calibration error, as `quality` has them
 ) -> dict[str, np.ndarray]: # each (sample,)
     "What each prediction adds to the error (1 - accuracy), the NLL and the calibration error that `quality` finds."
     p = probabilities.double()
     confidence, said = (x.numpy() for x in p.max(1))
     right = said == labels.numpy()
     nll = -p.gather(1, labels[:, None])[:, 0].clamp_min(1e-12).log().numpy()
-    gap, k = right - confidence, _bin(confidence, 15)
-    return {"error": 1.0 - right, "nll": nll, "ece": gap * np.sign(np.bincount(k, gap, 15))[k]}
+    gap, k = right - confidence, _bin(confidence, bins)
+    return {"error": 1.0 - right, "nll": nll, "ece": gap * np.sign(np.bincount(k, gap, bins))[k]}
 
 # %% ../nbs/library/14_metrics.ipynb #2a8fb52d
 def _slope(

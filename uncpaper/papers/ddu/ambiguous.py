@@ -5,14 +5,16 @@
 # %% auto #0
 __all__ = ['LOWEST', 'HIGHEST', 'DISAGREEMENT', 'RECIPES', 'SMALL', 'Autoencoder', 'negative_elbo', 'simplex', 'cliques',
            'mixtures', 'sharpened', 'stratified', 'judgement', 'Ambiguous', 'recipe', 'with_pixel_noise',
-           'AmbiguousPictures', 'PublishedAmbiguous', 'Dirty', 'ambiguous_pictures', 'dirty_task', 'dirty_networks']
+           'AmbiguousPictures', 'PublishedAmbiguous', 'Dirty', 'ambiguous_pictures', 'dirty_task', 'dirty_networks',
+           'by_picture']
 
-# %% ../../../nbs/papers/ddu/ambiguous-mnist.ipynb #b94c3c0d
+# %% ../../../nbs/papers/ddu/ambiguous-mnist.ipynb #a011bd74
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -326,3 +328,13 @@ def dirty_networks(
     built = [Network(name, spectral_norm if name == networks[-1] else None) for name in networks]
     return {(n.name, seed): Score(Train(problem, n, seed, epochs, lr=n.lr), tuple(sources.items()))
             for n in built for seed in range(seeds)}
+
+# %% ../../../nbs/papers/ddu/ambiguous-mnist.ipynb #3e39cd89
+def by_picture(
+    values: np.ndarray,       # (prediction,), of all pictures of the sets, one set after another
+    sets: Sequence[Source],   # of which some come in copies, in a run
+) -> np.ndarray:              # (picture,), of the same mean
+    "What each picture adds to a mean over predictions, its copies together."
+    parts = np.split(np.asarray(values), np.cumsum([s.count for s in sets])[:-1])
+    added = np.concatenate([part.reshape(-1, getattr(s, "copies", 1)).sum(1) for part, s in zip(parts, sets)])
+    return added * len(added) / len(values)
