@@ -9,6 +9,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 from torch import nn
 
 from uncpaper import training
+from uncpaper.metrics import auroc
 from uncpaper.numerics import generator
 from uncpaper.papers import ddu
 from uncpaper.papers.ddu import ambiguous
@@ -142,12 +143,32 @@ def test_uncertainties_and_detection_agree_with_peers(scored):
     known = ddu.uncertainties(scored, "test")
     for method in ddu.SINGLE:
         low, high = known[method].numpy(), said[method].numpy()
-        truth, scores = np.r_[np.zeros(len(low)), np.ones(len(high))], np.r_[low, high]
+        truth, scores = truth_and_scores(low, high)
         fpr, tpr, _ = roc_curve(truth, scores, drop_intermediate=False)
         assert table.AUROC[method] == pytest.approx(roc_auc_score(truth, scores), abs=1e-12)
         assert table["AP out"][method] == pytest.approx(average_precision_score(truth, scores), abs=1e-12)
         assert table["AP in"][method] == pytest.approx(average_precision_score(1 - truth, -scores), abs=1e-12)
         assert table.FPR95[method] == pytest.approx(fpr[tpr >= 0.95].min(), abs=1e-12)
+
+
+def test_what_pictures_add_gives_the_error_of_choosing_them_anew(scored):
+    known, names = ddu.uncertainties(scored, "test")["softmax"], ["glyphs", "validation"]
+    others = [ddu.uncertainties(scored, name)["softmax"] for name in names]
+    parts = ddu.misplaced([scored], "softmax", names)
+    whole = 1 - np.mean([roc_auc_score(*truth_and_scores(known, other)) for other in others])
+    assert parts["test"].mean() == pytest.approx(whole, abs=1e-12)
+    assert sum(parts[name].mean() for name in names) == pytest.approx(whole, abs=1e-12)
+    expected = sum(part.var(1, ddof=1)[0] / part.shape[1] for part in parts.values()) ** 0.5
+    random = torch.Generator().manual_seed(0)
+    def again(scores): return scores[torch.randint(len(scores), (len(scores),), generator=random)]
+    def drawn():
+        low = again(known)
+        return np.mean([auroc(low, again(other)) for other in others])
+    assert np.std([drawn() for _ in range(1500)]) == pytest.approx(expected, rel=0.08)
+
+
+def truth_and_scores(low, high):
+    return np.r_[np.zeros(len(low)), np.ones(len(high))], np.r_[low, high]
 
 
 def test_an_ensemble_of_equal_members_is_one_network(scored):

@@ -116,7 +116,7 @@ def test_a_training_of_the_readme():
     found = translate("python train.py \\\n  --seed 1 \\\n  --dataset cifar10 \\\n  --model wide_resnet \\\n  -sn -mod "
                       "\\\n  --coeff 3.0")
     assert found.experiment == "ddu/ood" and dict(found.parameters) == dict(
-        seeds=1, members=1, task="cifar-10", train=50_000, test=10_000, others=["svhn"], network="wide_resnet_28_10",
+        seeds=1, members=1, task="cifar-10", train=50_000, test=10_000, others=["svhn"], network="wide_resnet_28_10", flat="vgg16",
         spectral_norm=3.0, modified=True, epochs=350, batch=128, lr=0.1)
     assert noted(found, "--seed: 1 is not carried over", "row DDU") and not found.call
     runs(found)
@@ -244,7 +244,7 @@ def test_active_learning_of_the_readme():
     found = translate(DIRTY_AL)
     assert found.experiment == "ddu/active-learning" and runs(found) == dict(
         seeds=5, digits="mnist-full", clean=60_000, drawn=1000, unique=6000, tested=10_000, network="resnet18",
-        steps=1580, lr=0.001, batch=5, until=300, members=5)
+        steps=1580, lr=0.001, cycle=False, batch=5, until=300, members=5)
     assert noted(found, "this command's curve is DDU with the pool of ambiguous", "--dataset-root: ignored",
                  "--trained-model: ignored", "-tsn: ignored", "--saved-model-name: ignored")
 
@@ -288,8 +288,8 @@ def test_an_acquisition_that_is_refused(words, flag):
 # Plans
 
 @pytest.mark.parametrize("line, count", [
-    ("train.py --seed 1 --model wide_resnet -sn -mod", 2), ("train_ensemble.py --seed 1 --model vgg16", 6),
-    ("evaluate.py --seed 1 --dataset cifar100 --ood_dataset cifar10 --model-type gmm --runs 3 -sn", 6),
+    ("train.py --seed 1 --model wide_resnet -sn -mod", 4), ("train_ensemble.py --seed 1 --model vgg16", 6),
+    ("evaluate.py --seed 1 --dataset cifar100 --ood_dataset cifar10 --model-type gmm --runs 3 -sn", 12),
     ("train.py --seed 1 --dataset dirty-mnist --model resnet18 -sn", 3), (DIRTY_AL, 55),
 ])
 def test_commands_plan_what_they_say(line, count):

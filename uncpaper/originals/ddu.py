@@ -172,7 +172,7 @@ def _epoch_notes(asked: Asked) -> list[str]:
     return [f"-e: the step size drops after epochs {e * 3 // 7} and {e * 5 // 7}; the original's defaults were 150 and "
             "250"]
 
-# %% ../../nbs/originals/ddu.ipynb #9a6b26b1
+# %% ../../nbs/originals/ddu.ipynb #e8fcbd95
 def of_training(asked: Asked) -> Translation:
     "`train.py` and `train_ensemble.py`. Raises `Refused`."
     _check_milestones(asked)
@@ -182,14 +182,14 @@ def of_training(asked: Asked) -> Translation:
         raise Refused("--model", "lenet", reason, "lenet with dirty_mnist")
     parameters = {
         "seeds": 1, "members": asked.values.get("--ensemble", 1), "task": TASKS[asked["--dataset"]], "train": 50_000,
-        "test": 10_000, "others": ["svhn"], "network": ARCHITECTURES[asked["--model"]], **_variant(asked),
+        "test": 10_000, "others": ["svhn"], "network": ARCHITECTURES[asked["--model"]], "flat": "vgg16", **_variant(asked),
         "epochs": asked["-e"], "batch": asked["-b"], "lr": asked["--lr"]}
     notes = (_seed_note(asked), _OTHERS, *_variant_notes(asked), *_epoch_notes(asked), *asked.ignored())
     return Translation("ddu/ood", parameters, notes)
 
-# %% ../../nbs/originals/ddu.ipynb #9c0fa047
+# %% ../../nbs/originals/ddu.ipynb #7e2c4229
 _OTHERS = ("others: the experiment looks at other pictures than the network's own as well; svhn is what evaluate.py "
-           "looked at")
+           "looked at; flat: and at a network without skips beside it")
 
 def _seed_note(asked: Asked) -> str:
     "What became of the seed."
@@ -253,7 +253,7 @@ def _check_evaluation(asked: Asked) -> None:
     if asked["--ensemble"] > 5:
         raise Refused("--ensemble", asked["--ensemble"], "a run's folder holds five networks", "1 to 5")
 
-# %% ../../nbs/originals/ddu.ipynb #f8790242
+# %% ../../nbs/originals/ddu.ipynb #82f1badc
 def of_evaluation(asked: Asked) -> Translation:
     "`evaluate.py`. Raises `Refused`."
     _check_evaluation(asked)
@@ -261,7 +261,8 @@ def of_evaluation(asked: Asked) -> Translation:
     parameters = {
         "seeds": asked["--runs"], "members": members, "task": TASKS[asked["--dataset"]], "train": 50_000,
         "test": 10_000, "unseen": 26_032, "others": [TASKS.get(other, other)],
-        "network": ARCHITECTURES[asked["--model"]], **_variant(asked), "epochs": 350, "batch": 128, "lr": 0.1}
+        "network": ARCHITECTURES[asked["--model"]], "flat": "vgg16", **_variant(asked),
+        "epochs": 350, "batch": 128, "lr": 0.1}
     notes = (*_evaluation_notes(asked), *_variant_notes(asked), *asked.ignored())
     return Translation("ddu/ood", parameters, notes, _call(asked), module="uncpaper.originals.ddu_files")
 
@@ -281,7 +282,7 @@ def _call(asked: Asked) -> str:
              **{name: value for name, value in _variant(asked).items() if value}}
     return f"evaluate({asked['--load-path']!r}, {', '.join(f'{name}={value!r}' for name, value in given.items())})"
 
-# %% ../../nbs/originals/ddu.ipynb #e3a47c66
+# %% ../../nbs/originals/ddu.ipynb #74e502ce
 STEPS = 79
 "Steps of an epoch: 5,056 draws in batches of 64."
 
@@ -298,6 +299,7 @@ def of_acquisition(asked: Asked) -> Translation:
     parameters = {
         "seeds": 5, "digits": "mnist-full", "clean": 60_000, "drawn": asked["--subsample"], "unique": 6_000,
         "tested": 10_000, "network": ARCHITECTURES[asked["--model"]], "steps": STEPS * asked["-e"], "lr": 0.001,
+        "cycle": False,
         "batch": batch, "until": last_size(asked["--max-training-samples"], batch), "members": asked["--num-ensemble"]}
     return Translation("ddu/active-learning", parameters, (*_acquisition_notes(asked), *asked.ignored()))
 
