@@ -116,8 +116,8 @@ def test_a_training_of_the_readme():
     found = translate("python train.py \\\n  --seed 1 \\\n  --dataset cifar10 \\\n  --model wide_resnet \\\n  -sn -mod "
                       "\\\n  --coeff 3.0")
     assert found.experiment == "ddu/ood" and dict(found.parameters) == dict(
-        seeds=1, members=1, task="cifar-10", train=50_000, test=10_000, others=["svhn"], network="wide_resnet_28_10", flat="vgg16",
-        spectral_norm=3.0, modified=True, epochs=350, batch=128, lr=0.1)
+        seeds=1, members=1, task="cifar-10", train=50_000, test=10_000, others=["svhn"], network="wide_resnet_28_10",
+        flat="vgg16", spectral_norm=3.0, modified=True, epochs=350, batch=128, lr=0.1)
     assert noted(found, "--seed: 1 is not carried over", "row DDU") and not found.call
     runs(found)
 

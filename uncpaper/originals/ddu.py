@@ -172,7 +172,7 @@ def _epoch_notes(asked: Asked) -> list[str]:
     return [f"-e: the step size drops after epochs {e * 3 // 7} and {e * 5 // 7}; the original's defaults were 150 and "
             "250"]
 
-# %% ../../nbs/originals/ddu.ipynb #e8fcbd95
+# %% ../../nbs/originals/ddu.ipynb #c364d3e6
 def of_training(asked: Asked) -> Translation:
     "`train.py` and `train_ensemble.py`. Raises `Refused`."
     _check_milestones(asked)
@@ -182,8 +182,8 @@ def of_training(asked: Asked) -> Translation:
         raise Refused("--model", "lenet", reason, "lenet with dirty_mnist")
     parameters = {
         "seeds": 1, "members": asked.values.get("--ensemble", 1), "task": TASKS[asked["--dataset"]], "train": 50_000,
-        "test": 10_000, "others": ["svhn"], "network": ARCHITECTURES[asked["--model"]], "flat": "vgg16", **_variant(asked),
-        "epochs": asked["-e"], "batch": asked["-b"], "lr": asked["--lr"]}
+        "test": 10_000, "others": ["svhn"], "network": ARCHITECTURES[asked["--model"]], "flat": "vgg16",
+        **_variant(asked), "epochs": asked["-e"], "batch": asked["-b"], "lr": asked["--lr"]}
     notes = (_seed_note(asked), _OTHERS, *_variant_notes(asked), *_epoch_notes(asked), *asked.ignored())
     return Translation("ddu/ood", parameters, notes)
 
