@@ -10,7 +10,8 @@ from torch import nn
 
 from uncpaper.diffusion import (
     CLEAN, DDIM, TARGETS, Ancestral, DPMSolver2M, GaussianDenoiser, Guided, MixtureDenoiser, NetworkDenoiser, Posterior,
-    Step, even_indices, last, noise_streams, perturb, rollout, sample, score, seeded_noise, segment, tweedie, weighted)
+    Step, branch, even_indices, last, noise_streams, perturb, rollout, sample, score, seeded_noise,
+    segment, tweedie, weighted)
 from uncpaper.diffusion.samplers import steps_between
 from uncpaper.schedules import (
     SCHEDULES, VarianceExploding, VariancePreserving, cosine_betas, latent_betas, linear_betas)
@@ -550,6 +551,60 @@ def test_the_grid_of_latent_diffusion_and_how_far_a_step_takes_two_networks_apar
         torch.testing.assert_close(one.x - other.x, kappa * (e[0] - e[1]), rtol=1e-9, atol=1e-12)
 
 
+class Embedded(nn.Module):
+    "One network, a table of embeddings for each member; the condition is (batch, 2): member and class."
+
+    def __init__(self, members=3, classes=4):
+        super().__init__()
+        torch.manual_seed(1)
+        self.tables = nn.Parameter(torch.randn(members, classes + 1, 6, dtype=torch.float64)) # the last row: no class
+        self.net = nn.Sequential(nn.Linear(11, 16), nn.Tanh(), nn.Linear(16, 4)).double()
+        self.rows = 0
+
+    def forward(self, x, t, condition):
+        self.rows += len(x)
+        return self.net(torch.cat([x, self.tables[condition[:, 0], condition[:, 1]], t[:, None] / 1000], dim=1))
+
+
+def guided(network, conditions, scale=1.5):
+    "Of members and classes, (batch, 2)."
+    plain = NetworkDenoiser(network, latent_betas())
+    nothing = torch.stack([conditions[:, 0], torch.full_like(conditions[:, 1], network.tables.shape[1] - 1)], dim=1)
+    return Guided(plain.given(conditions), plain.given(nothing), scale)
+
+
+def pairs(members, labels):
+    "All members with each of the labels, member by member: (member * batch, 2)."
+    return torch.stack([torch.tensor(members).repeat_interleave(len(labels)), torch.tensor(labels * len(members))], 1)
+
+
+@pytest.mark.parametrize("eta, b", [(0.0, 0), (0.0, 13), (0.7, 5), (0.0, 49)])
+def test_members_in_one_batch_go_where_they_go_alone_and_the_trunk_is_paid_for_once(eta, b):
+    network, labels = Embedded(), [0, 3, 2]
+    x, times = seeded_noise(range(3), (4,), "x", dtype=torch.float64), [*range(996, 16, -20), 16, -1]
+    steps, sampler = len(times) - 1, DDIM(eta=eta)
+    trunk, together = guided(network, pairs([1], labels)), guided(network, pairs([0, 1, 2], labels))
+    states = list(branch(trunk, together, x, times, times[b], 3, sampler, seeds=range(3)))
+    assert network.rows == 2 * 3 * (b + 3 * (steps - b)) # guidance asks twice
+    assert [s.x.shape[0] for s in states] == [1] * b + [3] * (steps + 1 - b)
+    whole = rollout(sample(trunk, x, times, sampler, seeds=range(3)))
+    torch.testing.assert_close(torch.stack([s.x[-1 if s.x.shape[0] == 1 else 1] for s in states]), whole.x, rtol=0,
+                               atol=1e-9)
+    if not eta:
+        for m in range(3):
+            alone = last(sample(guided(network, pairs([m], labels)), states[b].x[0], segment(times, times[b]), sampler))
+            torch.testing.assert_close(states[-1].x[m], alone, rtol=0, atol=1e-9)
+
+
+def test_copies_of_one_member_never_part_wherever_they_branch():
+    network, labels = Embedded(1), [1, 2]
+    x, times = seeded_noise(range(2), (4,), "x", dtype=torch.float64), DDIM(20).times(latent_betas(), 999)
+    one, copies = guided(network, pairs([0], labels)), guided(network, pairs([0, 0, 0], labels))
+    for at in (times[0], times[9], times[19]):
+        for state in branch(one, copies, x, times, at, 3):
+            assert state.x.std(0, correction=0).max() <= 1e-12
+
+
 def test_given_times_are_visited_whatever_the_samplers_own_would_be():
     denoiser, x = mixture(), torch.randn(2, 2, dtype=torch.float64)
     for times in ([999, 500, 20, -1], [10.5, 3.25], [0, -1], [7]):
@@ -664,6 +719,10 @@ BAD = {
     "centres": lambda: MixtureDenoiser(LINEAR, torch.zeros(2)),
     "weights": lambda: MixtureDenoiser(LINEAR, CENTRES, 0.0, torch.tensor([1.0, 0.0])),
     "weights shape": lambda: MixtureDenoiser(LINEAR, CENTRES, 0.0, torch.ones(3)),
+    "at the end": lambda: branch(GAUSSIAN, GAUSSIAN, X2, 10, -1, 2),
+    "at between": lambda: branch(GAUSSIAN, GAUSSIAN, X2, 10, 2.5, 2),
+    "count 0": lambda: branch(GAUSSIAN, GAUSSIAN, X2, 10, 5, 0),
+    "members": lambda: branch(GAUSSIAN, GaussianDenoiser(cosine_betas(), 0.0, 1.0), X2, 10, 5, 2),
     "every 0": lambda: rollout([], 0), "states": lambda: rollout([]), "states last": lambda: last([]),
 }
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['AHEAD', 'CLEAN', 'VARIANCES', 'LOWEST', 'seeded_noise', 'noise_streams', 'Step', 'advanced', 'even_indices',
            'Sampler', 'bridge', 'Ancestral', 'DDIM', 'DPMSolver2M', 'State', 'sample', 'chosen_times', 'steps_between',
-           'Rollout', 'last', 'rollout', 'segment']
+           'Rollout', 'last', 'rollout', 'segment', 'branch']
 
 # %% ../../nbs/library/25_samplers.ipynb #b3140773
 import math
@@ -339,3 +339,44 @@ def segment(
     first, final = list(times).index(start), list(times).index(stop)
     if final < first: raise ValueError(f"stop must not be before start, {start}, got {stop}")
     return list(times[first : final + 1])
+
+# %% ../../nbs/library/25_samplers.ipynb #69e3e22e
+def branch(
+    trunk: Denoiser,
+    members: Denoiser,                  # of all members together, asked for (member * batch, ...), member by member
+    x: Tensor,                          # x_t at the first of the times, (batch, ...)
+    times: int | Sequence[float],       # as `sample` takes them
+    at: float,                          # the one of the times at which the members part
+    count: int,                         # members
+    sampler: Sampler = DDIM(),
+    seeds: Sequence[int] | None = None, # one per sample, of the noise that all members share
+) -> Iterator[State]:                   # x and mean (1, batch, ...) before `at`, (member, batch, ...) from there on
+    """
+    One chain until `at`, then one for each member. The denoisers are asked once for each state but a clean one, without
+    gradients. Raises ValueError, before any work, as `sample` does, when `at` is not one of the times before the last,
+    there is no member, or trunk and members have different schedules.
+    """
+    visited = chosen_times(trunk.schedule, times, sampler)
+    _check_sample(x, sampler, seeds)
+    if at not in visited[:-1]:
+        raise ValueError(f"at must be one of the chain's {len(visited) - 1} times before its last, got {at}")
+    if not isinstance(count, Integral) or count < 1: raise ValueError(f"count must be at least one member, got {count}")
+    if not torch.equal(trunk.schedule.table, members.schedule.table):
+        raise ValueError("members must have the schedule of trunk, got another")
+    noise = noise_streams(seeds, x) if sampler.draws else iter(())
+    return _branched(trunk, members, x.detach(), visited, at, count, sampler, noise)
+
+# %% ../../nbs/library/25_samplers.ipynb #1a898e0f
+def _branched(
+    trunk: Denoiser, members: Denoiser, x: Tensor, times: list[float], at: float, count: int, sampler: Sampler,
+    noise: Iterator[Tensor]
+) -> Iterator[State]:
+    def copied(values: Tensor) -> Tensor: return values.repeat(count, *[1] * (values.ndim - 1))
+    asked, apart, previous = trunk, 1, None
+    for t, step in zip(times, [*steps_between(trunk.schedule, times, sampler), None]):
+        if t == at:
+            asked, apart, noise = members, count, map(copied, noise)
+            x, previous = copied(x), None if previous is None else copied(previous)
+        with torch.no_grad(): mean = asked(x, t).mean if t >= 0 else x
+        yield State(t, x.unflatten(0, (apart, -1)), mean.unflatten(0, (apart, -1)))
+        if step: x, previous = advanced(step, x, mean, previous, noise), mean
