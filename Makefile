@@ -12,7 +12,11 @@ BIN    := .venv/bin
 READY  := .venv/.ready
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check
 
-.PHONY: reproduce quick test browser lab docs bench export clean distclean
+.DEFAULT_GOAL := help
+.PHONY: help reproduce quick test browser lab docs bench export clean distclean
+
+help:
+	@grep "^# make" Makefile | cut -c3-
 
 reproduce: quick docs
 	@$(BIN)/uncpaper verify

@@ -14,11 +14,17 @@ def test_list_explain_run_ledger(project):
     fields = "paper experiment claim published ours standard_error verdict seeds profile stale"
     assert set(fields.split()) <= set(rows[0])
     assert rows[0]["verdict"] == "not run", "a run with parameters of its own does not speak for a profile"
+    assert json.loads(project("ledger", "coins", "--verdict", "holds", "--json")) == []
+    assert json.loads(project("ledger", "coins/flips", "--verdict", "not run", "--json")) == rows[:1]
 
 
 def test_wrong_requests_are_one_line_with_exit_code_2(project):
     wrong = {
         ("run", "dice"): "no paper or experiment 'dice': there are coins; coins/flips",
+        ("explain", "flip"): "no paper or experiment 'flip': did you mean coins/flips?",
+        ("ledger", "coin"): "no paper or experiment 'coin': did you mean coins?",
+        ("ledger", "--verdict", "true"): "verdict must be one of holds, fails, no difference that matters, ",
+        ("ledger", "--profile", "huge"): "profile must be one of quick, laptop, paper; got 'huge'",
         ("run",): "say what to run: --all, or one of coins, coins/flips",
         ("run", "coins", "-p", "sides=6"): "parameter 'sides' is unknown: allowed are seeds, trials, flips",
         ("run", "coins", "-p", "seeds=many"): "parameter 'seeds' must be a int like 5, got 'many'",
