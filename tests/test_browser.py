@@ -88,6 +88,29 @@ def test_search(page):
     assert "effective batch size" in page.locator("main").inner_text().lower()
 
 
+LUMINANCE = """rgb => rgb.match(/[\\d.]+/g).slice(0, 3).map(v => v / 255)
+    .map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0)"""
+CONTRAST = f"""(element, behind) => {{
+    const luminance = {LUMINANCE}
+    const seen = [getComputedStyle(element).color, getComputedStyle(document.querySelector(behind)).backgroundColor]
+    const [low, high] = seen.map(luminance).sort((a, b) => a - b)
+    return (high + 0.05) / (low + 0.05)
+}}"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_sidebar_and_the_search_box_can_be_read(browser, root, scheme):
+    page = browser.new_context(offline=True, viewport={"width": 1300, "height": 900}, color_scheme=scheme).new_page()
+    page.goto((root / "_site/nbs/verdicts.html").as_uri())
+    behind = {"#quarto-sidebar a.sidebar-link": "#quarto-sidebar", "#quarto-sidebar a.active": "#quarto-sidebar",
+              "#TOC a.active": "body", "#quarto-search i": "#quarto-search input"}
+    page.locator("#TOC a.active").wait_for()
+    for name, ground in behind.items():
+        assert page.locator(name).first.evaluate(CONTRAST, ground) >= 4.5, (name, scheme)
+    page.context.close()
+
+
 def test_dark_and_narrow(page):
     page.emulate_media(color_scheme="dark")
     page.set_viewport_size({"width": 390, "height": 800})
