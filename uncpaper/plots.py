@@ -135,12 +135,12 @@ def seed_dot(
     axes.plot(*((places, seen) if upright else (seen, places)), "o", color=colour, alpha=0.3, markersize=3, zorder=1)
     axes.errorbar(**where, **{"fmt": "o", "markersize": 4, "capsize": 2, "color": colour, **style})
 
-# %% ../nbs/library/13_plots.ipynb #9f7e90b1
+# %% ../nbs/library/13_plots.ipynb #ebdeda4d
 NEAREST = 1e-5 # to 0 and to 1
 RARE = 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2
 
 class OddsLocator(Locator):
-    "Ticks of an axis of log-odds: shares that are easily read, six of them at most."
+    "Ticks of an axis of log-odds: shares that are easily read, five of them at most."
     def __call__(self) -> list[float]:
         "Those in sight."
         return self.tick_values(*self.axis.get_view_interval())
@@ -152,7 +152,7 @@ class OddsLocator(Locator):
     ) -> list[float]:
         "Those between two shares."
         inside = [s for s in (*RARE, 0.5, *(1 - s for s in reversed(RARE))) if low <= s <= high]
-        return inside[:: max(1, -(-len(inside) // 6))]
+        return inside[:: max(1, -(-len(inside) // 5))]
 
 def odds_axis(
     axes: Axes,
