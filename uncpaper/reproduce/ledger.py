@@ -42,7 +42,7 @@ def standing(
     if stale: return "out of date"
     return "this machine" if not recorded else "recorded, certified" if certified else "recorded"
 
-# %% ../../nbs/reproduce/10_ledger.ipynb #b032dc92
+# %% ../../nbs/reproduce/10_ledger.ipynb #c5f4824b
 @dataclass(frozen=True)
 class Evidence:
     "A finished run of an experiment."
@@ -79,11 +79,6 @@ class Evidence:
     def certified(self) -> bool:
         "Whether it was carried over after a refactoring."
         return not self.damage and bool(self.written.provenance.get("certified"))
-
-    @property
-    def unchecked(self) -> bool:
-        "Whether it is from the time before the numbers behind verdicts were kept."
-        return not self.damage and any(not c.better for c in self.written.claims)
 
     @property
     def status(self) -> str:
@@ -176,7 +171,7 @@ def trim(
     manifest["files"] = {name: sha256(folder / name) for name in manifest["files"]}
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
 
-# %% ../../nbs/reproduce/10_ledger.ipynb #0af54037
+# %% ../../nbs/reproduce/10_ledger.ipynb #57e365a4
 class Row(BaseModel):
     "A line of the ledger."
     paper: str
@@ -207,7 +202,6 @@ class Row(BaseModel):
     profile: str | None = None
     recorded: bool = False
     certified: bool = False         # carried over after a refactoring
-    unchecked: bool = False         # from the time before the numbers behind verdicts were kept
     stale: bool = False
 
     @property
@@ -218,9 +212,9 @@ class Row(BaseModel):
 
     @property
     def scale(self) -> str:
-        "Its profile, and that it is out of date, certified, or cannot be checked, where that is so."
+        "Its profile, and that it is out of date or certified, where that is so."
         more = "out of date" if self.stale else "certified" if self.certified else ""
-        return ", ".join(filter(None, [self.profile, more, "numbers not kept" if self.unchecked else ""]))
+        return ", ".join(filter(None, [self.profile, more]))
 
     @property
     def said(self) -> str:
@@ -278,13 +272,13 @@ def damaged_rows(
                   stale=e.stale, kind="claim", verdict=DAMAGED, reason="; ".join(e.damage))
     return [Row(**common, claim=c.id, **c.model_dump(include=SPEC_FIELDS)) for c in experiment.claims]
 
-# %% ../../nbs/reproduce/10_ledger.ipynb #60c17593
+# %% ../../nbs/reproduce/10_ledger.ipynb #2c503533
 def evidence_rows(
     e: Evidence,
 ) -> list[Row]:
     "What one run says, row by row."
     common = dict(paper=e.result.paper, experiment=e.result.experiment, profile=e.profile, recorded=e.recorded,
-                  certified=e.certified, unchecked=e.unchecked, stale=e.stale)
+                  certified=e.certified, stale=e.stale)
     spoken = [Row(**common, **claim_fields(e, c)) for c in e.result.claims]
     counted = [Row(**common, claim=v.id, kind="value", sentence=v.quantity, seeds=v.seeds,
                    **v.model_dump(include=VALUE_FIELDS)) for v in e.result.values]

@@ -152,14 +152,13 @@ def holm(
     steps = np.maximum.accumulate([min(1.0, p[i] * (len(p) - rank)) for rank, i in enumerate(order)])
     return [float(x) for x in steps[np.argsort(order, kind="stable")]]
 
-# %% ../../nbs/reproduce/05_verdicts.ipynb #a04e38f4
+# %% ../../nbs/reproduce/05_verdicts.ipynb #41a9d8ce
 class Claim(ClaimSpec, Numbers, Verdict):
     "A claim with its numbers, and what they were said to show when they were written down."
     measured: Measure
 
     def judged(self) -> Verdict:
-        "What the numbers say by the rule at hand; what was written down where none were kept."
-        if not self.better: return Verdict(**self.model_dump(include=set(Verdict.model_fields)))
+        "What the numbers say by the rule at hand."
         return judge(self, self.measured)
 
     def says_otherwise(self) -> bool:
