@@ -114,7 +114,7 @@ def pairwise_information(
     inside = torch.logsumexp(w.log() - d, dim=-1)
     return -(w * inside.masked_fill(w == 0, 0)).sum(-1)
 
-# %% ../nbs/library/16_ensembles.ipynb #25b583be
+# %% ../nbs/library/16_ensembles.ipynb #fe13ea3e
 def _members_last(
     x: Tensor,  # (member, ..., dimension)
 ) -> Tensor:    # (..., member, dimension), float64
@@ -142,7 +142,20 @@ def _variances(
                          f"it, got {tuple(v.shape)}")
     return v.expand(v.shape[:1] + mean.shape[1:])
 
-# %% ../nbs/library/16_ensembles.ipynb #5a959423
+def _in_deviations(
+    mean: Tensor,      # (member, ..., dimension)
+    variance: Tensor,  # (1, ..., dimension), one for all members
+) -> Tensor:           # (..., member, member)
+    "Squared distances of all pairs, in standard deviations."
+    return _squared(_members_last(mean.double() / variance.sqrt()))
+
+def _distances(
+    found: Tensor,  # (..., member, member), right but for rounding
+) -> Tensor:        # the same, nothing below 0 and exactly 0 from a member to itself
+    own = torch.eye(found.shape[-1], dtype=torch.bool, device=found.device)
+    return found.clamp_min(0).masked_fill(own, 0)
+
+# %% ../nbs/library/16_ensembles.ipynb #989d311f
 def wasserstein_distances(
     mean: Tensor,               # (member, ..., dimension)
     std: Tensor | None = None,  # the same shape, >= 0; None: all members have the same
@@ -156,14 +169,13 @@ def kl_distances(
 ) -> Tensor:                   # (..., member, member), nats, float64
     "Kullback-Leibler divergences of Gaussians with diagonal covariances, of i from j. Raises ValueError unless v > 0."
     v = _variances(mean, variance)
-    if len(v) == 1: return _squared(_members_last(mean.double() / v.sqrt())) / 2
+    if len(v) == 1: return _in_deviations(mean, v) / 2
     m, v = _members_last(mean), _members_last(v)
     m, precision, logs = m - m.mean(-2, keepdim=True), 1 / v, v.log().sum(-1)
     apart = (m**2 + v) @ precision.mT - 2 * m @ (m * precision).mT + (m**2 * precision).sum(-1).unsqueeze(-2)
-    d = (apart - m.shape[-1] + logs.unsqueeze(-2) - logs.unsqueeze(-1)) / 2
-    return d.clamp_min(0) * (1 - torch.eye(len(mean), dtype=d.dtype, device=d.device))
+    return _distances((apart - m.shape[-1] + logs.unsqueeze(-2) - logs.unsqueeze(-1)) / 2)
 
-# %% ../nbs/library/16_ensembles.ipynb #3b6707d3
+# %% ../nbs/library/16_ensembles.ipynb #541f6e7e
 def chernoff_distances(
     mean: Tensor,              # (member, ..., dimension)
     variance: Tensor | float,  # > 0, of the same shape, or one for all members
@@ -172,27 +184,27 @@ def chernoff_distances(
     "Chernoff's divergences of Gaussians with diagonal covariances. Raises ValueError unless v > 0 and 0 < alpha < 1."
     if not 0 < alpha < 1: raise ValueError(f"alpha must be between 0 and 1, got {alpha}")
     v, part = _variances(mean, variance), alpha * (1 - alpha)
-    if len(v) == 1: return part * _squared(_members_last(mean.double() / v.sqrt())) / 2
+    if len(v) == 1: return part * _in_deviations(mean, v) / 2
     m, v = _members_last(mean), _members_last(v)
     logs = v.log().sum(-1)
     def row(i: int) -> Tensor: # (..., member): all distances of one member
         mixed = (1 - alpha) * v[..., i, None, :] + alpha * v
         apart = part * (m[..., i, None, :] - m) ** 2 / mixed + mixed.log()
         return (apart.sum(-1) - (1 - alpha) * logs[..., i, None] - alpha * logs) / 2
-    d = torch.stack([row(i) for i in range(len(mean))], dim=-2).clamp_min(0)
-    return d * (1 - torch.eye(len(mean), dtype=d.dtype, device=d.device))
+    return _distances(torch.stack([row(i) for i in range(len(mean))], dim=-2))
 
-# %% ../nbs/library/16_ensembles.ipynb #5d5de852
+# %% ../nbs/library/16_ensembles.ipynb #ce650950
 def sampled_information(
     mean: Tensor,               # (member, dimension)
     variance: Tensor | float,   # > 0, of the same shape, or one for all members
     draws: int,                 # from each member
-    random: torch.Generator,
+    random: torch.Generator,    # on the CPU
 ) -> tuple[float, float]:       # nats, and the standard error
     "What members of equal weight disagree about, by Monte Carlo. Raises ValueError unless v > 0."
     v = _variances(mean, variance).expand_as(mean)
     normal = torch.distributions.Normal(mean.double(), v.sqrt())
-    x = mean.double() + v.sqrt() * torch.randn((draws, *mean.shape), generator=random, dtype=torch.float64)
+    noise = torch.randn((draws, *mean.shape), generator=random, dtype=torch.float64).to(mean.device)
+    x = mean.double() + v.sqrt() * noise
     logs = normal.log_prob(x.unsqueeze(-2)).sum(-1)      # (draw, from, member)
     gained = logs.diagonal(dim1=-2, dim2=-1) - torch.logsumexp(logs, dim=-1) + math.log(len(mean))
     error = (gained.var(0) / draws).sum().sqrt() / len(mean)

@@ -57,12 +57,12 @@ def colour(
     rgb = np.array(mpl.colors.to_rgb(COLOURS[method]))
     return tuple(rgb + (1 - rgb) * shade if shade > 0 else rgb * (1 + shade))
 
-# %% ../nbs/library/13_plots.ipynb #b0f2f4da
+# %% ../nbs/library/13_plots.ipynb #9a544401
 CALLED = { # data set, or what a notebook calls it -> its name in figures
     "digits": "digits 8 x 8", "mnist": "MNIST", "mnist-full": "MNIST", "fashion-mnist": "Fashion-MNIST",
-    "fashion-mnist-full": "Fashion-MNIST",
-    "glyphs": "letters", "patches": "squares of photos", "svhn": "SVHN", "cifar-10": "CIFAR-10",
-    "cifar-100": "CIFAR-100", "tiny-imagenet": "Tiny-ImageNet", "imagenet-100": "ImageNet, 100 classes",
+    "fashion-mnist-full": "Fashion-MNIST", "glyphs": "letters", "patches": "squares of photos", "svhn": "SVHN",
+    "cifar-10": "CIFAR-10", "cifar-100": "CIFAR-100", "tiny-imagenet": "Tiny-ImageNet",
+    "imagenet-100": "ImageNet, 100 classes",
     "imagenet-o-64": "ImageNet-O", "ambiguous-mnist": "Ambiguous-MNIST", "ambiguous": "ambiguous digits",
 }
 

@@ -282,7 +282,7 @@ def _call(asked: Asked) -> str:
              **{name: value for name, value in _variant(asked).items() if value}}
     return f"evaluate({asked['--load-path']!r}, {', '.join(f'{name}={value!r}' for name, value in given.items())})"
 
-# %% ../../nbs/originals/ddu.ipynb #74e502ce
+# %% ../../nbs/originals/ddu.ipynb #c41542b5
 STEPS = 79
 "Steps of an epoch: 5,056 draws in batches of 64."
 
@@ -299,8 +299,8 @@ def of_acquisition(asked: Asked) -> Translation:
     parameters = {
         "seeds": 5, "digits": "mnist-full", "clean": 60_000, "drawn": asked["--subsample"], "unique": 6_000,
         "tested": 10_000, "network": ARCHITECTURES[asked["--model"]], "steps": STEPS * asked["-e"], "lr": 0.001,
-        "cycle": False,
-        "batch": batch, "until": last_size(asked["--max-training-samples"], batch), "members": asked["--num-ensemble"]}
+        "cycle": False, "batch": batch, "until": last_size(asked["--max-training-samples"], batch),
+        "members": asked["--num-ensemble"]}
     return Translation("ddu/active-learning", parameters, (*_acquisition_notes(asked), *asked.ignored()))
 
 # %% ../../nbs/originals/ddu.ipynb #f5d876aa

@@ -191,7 +191,7 @@ def certify(
     show([o._asdict() for o in outcomes], f"recorded runs at {profile}")
     if any(o.state == "differs" for o in outcomes): raise typer.Exit(1)
 
-# %% ../../nbs/reproduce/16_cli.ipynb #3ff6cf31
+# %% ../../nbs/reproduce/16_cli.ipynb #b994e224
 @app.command()
 def ledger(
     what: Annotated[str, typer.Argument(help="paper, or paper/experiment; nothing for all")] = "",
@@ -210,9 +210,10 @@ def ledger_rows(
     profile: str, # empty: the best run of each claim or number
 ) -> list[ledgers.Row]:
     "Claims, then numbers, one row each; corrected among all of them, whichever are shown. Raises BadRequest."
-    for field, value, allowed in (("verdict", verdict, SHADES), ("profile", profile, PROFILES)):
-        if value and value not in allowed:
-            raise BadRequest(f"{field} must be one of {', '.join(allowed)}; got {value!r}")
+    try:
+        if verdict: one_of("verdict", verdict, SHADES)
+        if profile: one_of("profile", profile, PROFILES)
+    except ValueError as error: raise BadRequest(str(error)) from None
     meant = {e.name for e in asked(what)} if what else None
     rows = [r for r in ledgers.rows() if profile in ("", r.profile)]
     found = [*ledgers.best(rows), *ledgers.best(rows, "value")]

@@ -6,7 +6,7 @@
 __all__ = ['LOWEST', 'HIGHEST', 'DISAGREEMENT', 'RECIPES', 'SMALL', 'Autoencoder', 'negative_elbo', 'simplex', 'cliques',
            'mixtures', 'sharpened', 'stratified', 'judgement', 'Ambiguous', 'recipe', 'with_pixel_noise',
            'AmbiguousPictures', 'PublishedAmbiguous', 'Dirty', 'ambiguous_pictures', 'dirty_task', 'dirty_networks',
-           'by_picture']
+           'copies_together']
 
 # %% ../../../nbs/papers/ddu/ambiguous-mnist.ipynb #a011bd74
 from collections.abc import Mapping, Sequence
@@ -329,8 +329,8 @@ def dirty_networks(
     return {(n.name, seed): Score(Train(problem, n, seed, epochs, lr=n.lr), tuple(sources.items()))
             for n in built for seed in range(seeds)}
 
-# %% ../../../nbs/papers/ddu/ambiguous-mnist.ipynb #3e39cd89
-def by_picture(
+# %% ../../../nbs/papers/ddu/ambiguous-mnist.ipynb #68ab45f4
+def copies_together(
     values: np.ndarray,       # (prediction,), of all pictures of the sets, one set after another
     sets: Sequence[Source],   # of which some come in copies, in a run
 ) -> np.ndarray:              # (picture,), of the same mean
