@@ -7,10 +7,11 @@ __all__ = ['AHEAD', 'CLEAN', 'VARIANCES', 'LOWEST', 'seeded_noise', 'noise_strea
            'Sampler', 'bridge', 'Ancestral', 'DDIM', 'DPMSolver2M', 'State', 'sample', 'chosen_times', 'steps_between',
            'Rollout', 'last', 'rollout', 'segment', 'branch']
 
-# %% ../../nbs/library/25_samplers.ipynb #b3140773
+# %% ../../nbs/library/25_samplers.ipynb #976e82d4
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from numbers import Integral, Real
 from typing import ClassVar, NamedTuple
 
@@ -229,7 +230,7 @@ class State(NamedTuple):
     x: Tensor    # x_t, (batch, ...)
     mean: Tensor # E[x_0 | x_t], (batch, ...)
 
-# %% ../../nbs/library/25_samplers.ipynb #172e6e8b
+# %% ../../nbs/library/25_samplers.ipynb #fe1463fa
 def sample(
     denoiser: Denoiser,
     x: Tensor,                          # x_t at the first of the times, (batch, ...)
@@ -246,20 +247,28 @@ def sample(
     visited = chosen_times(denoiser.schedule, times, sampler)
     _check_sample(x, sampler, seeds)
     noise = noise_streams(seeds, x) if sampler.draws else iter(())
-    return _states(denoiser, x.detach(), visited, steps_between(denoiser.schedule, visited, sampler), noise)
+    return _Chain(x.detach(), noise).states(denoiser, visited, steps_between(denoiser.schedule, visited, sampler))
 
-# %% ../../nbs/library/25_samplers.ipynb #c9042d81
-def _states(
-    denoiser: Denoiser, x: Tensor, times: list[float], steps: list[Step], noise: Iterator[Tensor]
-) -> Iterator[State]:
-    previous = None
-    with torch.no_grad(): mean = denoiser(x, times[0]).mean
-    yield State(times[0], x, mean)
-    for s, step in zip(times[1:], steps):
-        with torch.no_grad():
-            x, previous = advanced(step, x, mean, previous, noise), mean
-            mean = denoiser(x, s).mean if s >= 0 else x
-        yield State(s, x, mean)
+# %% ../../nbs/library/25_samplers.ipynb #5102ac7d
+@dataclass
+class _Chain:
+    "Where a chain is, and what its next step needs besides a denoiser."
+    x: Tensor                       # (batch, ...)
+    noise: Iterator[Tensor]         # standard normal, (batch, ...) each
+    previous: Tensor | None = None  # E[x_0 | x before]
+
+    def states(self, denoiser: Denoiser, times: Sequence[float], steps: Sequence[Step]) -> Iterator[State]:
+        "A state for each of the times; after each a step, as long as there are any."
+        for t, step in zip_longest(times, steps):
+            with torch.no_grad(): mean = denoiser(self.x, t).mean if t >= 0 else self.x
+            yield State(t, self.x, mean)
+            if step: self.x, self.previous = advanced(step, self.x, mean, self.previous, self.noise), mean
+
+    def copied(self, count: int) -> "_Chain":
+        "So many of the same, one after the other in the batch, with the same noise."
+        def copies(values: Tensor) -> Tensor: return values.repeat(count, *[1] * (values.ndim - 1))
+        previous = None if self.previous is None else copies(self.previous)
+        return _Chain(copies(self.x), map(copies, self.noise), previous)
 
 # %% ../../nbs/library/25_samplers.ipynb #e3fb61d2
 def _check_sample(x: Tensor, sampler: Sampler, seeds: Sequence[int] | None) -> None:
@@ -340,7 +349,7 @@ def segment(
     if final < first: raise ValueError(f"stop must not be before start, {start}, got {stop}")
     return list(times[first : final + 1])
 
-# %% ../../nbs/library/25_samplers.ipynb #69e3e22e
+# %% ../../nbs/library/25_samplers.ipynb #934f83f5
 def branch(
     trunk: Denoiser,
     members: Denoiser,                  # of all members together, asked for (member * batch, ...), member by member
@@ -364,19 +373,10 @@ def branch(
     if not torch.equal(trunk.schedule.table, members.schedule.table):
         raise ValueError("members must have the schedule of trunk, got another")
     noise = noise_streams(seeds, x) if sampler.draws else iter(())
-    return _branched(trunk, members, x.detach(), visited, at, count, sampler, noise)
-
-# %% ../../nbs/library/25_samplers.ipynb #1a898e0f
-def _branched(
-    trunk: Denoiser, members: Denoiser, x: Tensor, times: list[float], at: float, count: int, sampler: Sampler,
-    noise: Iterator[Tensor]
-) -> Iterator[State]:
-    def copied(values: Tensor) -> Tensor: return values.repeat(count, *[1] * (values.ndim - 1))
-    asked, apart, previous = trunk, 1, None
-    for t, step in zip(times, [*steps_between(trunk.schedule, times, sampler), None]):
-        if t == at:
-            asked, apart, noise = members, count, map(copied, noise)
-            x, previous = copied(x), None if previous is None else copied(previous)
-        with torch.no_grad(): mean = asked(x, t).mean if t >= 0 else x
-        yield State(t, x.unflatten(0, (apart, -1)), mean.unflatten(0, (apart, -1)))
-        if step: x, previous = advanced(step, x, mean, previous, noise), mean
+    steps, b = steps_between(trunk.schedule, visited, sampler), visited.index(at)
+    def ways() -> Iterator[State]:
+        shared = _Chain(x.detach(), noise)
+        for t, state, mean in shared.states(trunk, visited[:b], steps[:b]): yield State(t, state[None], mean[None])
+        for t, state, mean in shared.copied(count).states(members, visited[b:], steps[b:]):
+            yield State(t, state.unflatten(0, (count, -1)), mean.unflatten(0, (count, -1)))
+    return ways()

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['even', 'time_embedding', 'initialised', 'linear', 'conv', 'zeroed', 'TimeMLP', 'group_count', 'silu', 'TimedResidual',
            'Attention', 'Upsample', 'TimedSequential', 'check_inputs', 'check_heights', 'UNet', 'ResidualLinear',
-           'ResidualMLP']
+           'ResidualMLP', 'Labelled']
 
 # %% ../../nbs/library/21_unet.ipynb #d6424b35
 import math
@@ -54,23 +54,30 @@ def zeroed(layer: nn.Module) -> nn.Module:
     for p in layer.parameters(): nn.init.zeros_(p)
     return layer
 
-# %% ../../nbs/library/21_unet.ipynb #ce752776
+# %% ../../nbs/library/21_unet.ipynb #852e3f02
 class TimeMLP(nn.Module):
-    "What the layers are told about t: the sinusoids through two linear layers."
+    "What the layers are told: t by its sinusoids through two linear layers, and a context, where there is one."
     def __init__(
         self,
-        dimension: int,  # of the sinusoids; even, at least 4
-        width: int,      # of both layers
+        dimension: int,              # of the sinusoids; even, at least 4
+        width: int,                  # of both layers
+        context: int | None = None,  # values of a vector that is told besides; None: there is none
     ):
         super().__init__()
         self.dimension, self.linear_1, self.linear_2 = dimension, linear(dimension, width), linear(width, width)
+        self.context = None if context is None else linear(context, width)
 
     def forward(
         self,
-        t: Tensor,  # (batch,), index into the table of betas, real
-    ) -> Tensor:    # (batch, width)
-        "The embedding of t."
-        return F.silu(self.linear_2(F.silu(self.linear_1(time_embedding(t, self.dimension)))))
+        t: Tensor,                      # (batch,), index into the table of betas, real
+        context: Tensor | None = None,  # (batch, context)
+    ) -> Tensor:                        # (batch, width)
+        "The embedding of t and the context. Raises ValueError for a context too many or too few."
+        if (context is None) != (self.context is None):
+            told = "None, since the network knows none" if self.context is None else "vectors, one a sample, got None"
+            raise ValueError(f"context must be {told}")
+        time = F.silu(self.linear_2(F.silu(self.linear_1(time_embedding(t, self.dimension)))))
+        return time if context is None else time + self.context(context)
 
 # %% ../../nbs/library/21_unet.ipynb #2231eee5
 def group_count(width: int) -> int: # a divisor of width
@@ -184,7 +191,7 @@ def check_heights(
         raise ValueError(f"attention must be among the heights {heights}, got {sorted(unknown)}")
     return heights
 
-# %% ../../nbs/library/21_unet.ipynb #a6b2998d
+# %% ../../nbs/library/21_unet.ipynb #79df54fd
 class UNet(nn.Module):
     """
     The U-Net of denoising diffusion (Ho et al., 2020) with attention once a level on the way up; the defaults are the
@@ -200,6 +207,7 @@ class UNet(nn.Module):
         attention: tuple[int, ...] = (16,),           # heights with attention, besides the middle
         dropout: float = 0.1,                         # probability
         patch: int = 1,                               # side of a square of pixels that becomes channels at the entry
+        context: int | None = None,                   # values of a vector that it is told besides t; None: none
     ):
         super().__init__()
         heights = check_heights(size, patch, len(multipliers), attention)
@@ -207,7 +215,7 @@ class UNet(nn.Module):
         def step(inputs: int, outputs: int, attends: bool, *after: nn.Module) -> TimedSequential:
             residual = TimedResidual(inputs, outputs, time, groups, dropout)
             return TimedSequential(residual, *([Attention(outputs, groups)] if attends else []), *after)
-        self.shape, self.patch, self.time = (channels, size, size), patch, TimeMLP(width, time)
+        self.shape, self.patch, self.time = (channels, size, size), patch, TimeMLP(width, time, context)
         self.entry, self.down, self.up = conv(channels * patch**2, width), nn.ModuleList(), nn.ModuleList()
         c, skips = width, [width]
         for i, (height, outputs) in enumerate(zip(heights, [m * width for m in multipliers])):
@@ -222,12 +230,13 @@ class UNet(nn.Module):
 
     def forward(
         self,
-        x: Tensor,  # (batch, channels, size, size)
-        t: Tensor,  # (batch,), index into the table of betas, real
-    ) -> Tensor:    # like x
-        "The noise in x, or whatever it was trained to say. Raises ValueError unless x and t have these shapes."
+        x: Tensor,                      # (batch, channels, size, size)
+        t: Tensor,                      # (batch,), index into the table of betas, real
+        context: Tensor | None = None,  # (batch, context)
+    ) -> Tensor:                        # like x
+        "The noise in x, or whatever it was trained to say. Raises ValueError unless all have these shapes."
         check_inputs(x, t, self.shape)
-        time = self.time(t.to(x.dtype))
+        time = self.time(t.to(x.dtype), context)
         x = self.entry(F.pixel_unshuffle(x, self.patch).contiguous(memory_format=torch.channels_last))
         states = [x]
         for step in self.down: states.append(step(states[-1], time))
@@ -251,27 +260,55 @@ class ResidualLinear(nn.Module):
         "What the layers make of x, added to it."
         return x + self.linear_2(F.silu(self.linear_1(F.silu(self.norm(x))) + self.time(time)))
 
-# %% ../../nbs/library/21_unet.ipynb #0e3801c4
+# %% ../../nbs/library/21_unet.ipynb #665d7a87
 class ResidualMLP(nn.Module):
     "A network for vectors, or small pictures taken as vectors. Raises ValueError unless width is even and at least 4."
     def __init__(
         self,
-        dimension: int,    # values of a sample
-        width: int = 160,  # of every hidden layer; even, at least 4
+        dimension: int,              # values of a sample
+        width: int = 160,            # of every hidden layer; even, at least 4
         blocks: int = 2,
+        context: int | None = None,  # values of a vector that it is told besides t; None: none
     ):
         super().__init__()
-        self.dimension, self.time = dimension, TimeMLP(even("width", width), width)
+        self.dimension, self.time = dimension, TimeMLP(even("width", width), width, context)
         self.entry, self.blocks = linear(dimension, width), nn.ModuleList(ResidualLinear(width) for _ in range(blocks))
         self.norm, self.exit = nn.LayerNorm(width), zeroed(linear(width, dimension))
 
     def forward(
         self,
-        x: Tensor,  # (batch, ...) of `dimension` values each
-        t: Tensor,  # (batch,), index into the table of betas, real
-    ) -> Tensor:    # (batch, ...)
-        "The noise in x, or whatever it was trained to say. Raises ValueError unless x and t have these shapes."
+        x: Tensor,                      # (batch, ...) of `dimension` values each
+        t: Tensor,                      # (batch,), index into the table of betas, real
+        context: Tensor | None = None,  # (batch, context)
+    ) -> Tensor:                        # (batch, ...)
+        "The noise in x, or whatever it was trained to say. Raises ValueError unless all have these shapes."
         check_inputs(x.flatten(1), t, (self.dimension,))
-        time, h = self.time(t.to(x.dtype)), self.entry(x.flatten(1))
+        time, h = self.time(t.to(x.dtype), context), self.entry(x.flatten(1))
         for block in self.blocks: h = block(h, time)
         return self.exit(F.silu(self.norm(h))).view(x.shape)
+
+# %% ../../nbs/library/21_unet.ipynb #e259fe01
+class Labelled(nn.Module):
+    "A network that is told a class: each has a vector in a table, whose last row says that there is none."
+    def __init__(
+        self,
+        network: nn.Module,  # asked (x, t, context)
+        classes: int,
+        context: int,        # values of a vector
+    ):
+        super().__init__()
+        self.network, self.table = network, nn.Embedding(classes + 1, context)
+
+    @property
+    def nothing(self) -> int:
+        "The label that says nothing."
+        return self.table.num_embeddings - 1
+
+    def forward(
+        self,
+        x: Tensor,      # (batch, ...)
+        t: Tensor,      # (batch,), index into the table of betas, real
+        label: Tensor,  # (batch,), 0 to the number of classes, which says nothing
+    ) -> Tensor:        # like x
+        "What the network says when it is told the class."
+        return self.network(x, t, self.table(label))
