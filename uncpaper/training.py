@@ -6,9 +6,9 @@
 __all__ = ['Answer', 'Batches', 'Minibatches', 'permutation', 'Draws', 'repeated', 'warm_up', 'rise_and_fall', 'evaluating',
            'device', 'device_of', 'restored', 'mapped', 'in_chunks', 'predict', 'Averaged', 'copied', 'random_states',
            'set_random_states', 'optimizer_parts', 'set_optimizer', 'scheduler_numbers', 'save_checkpoint',
-           'load_checkpoint', 'fit', 'train_step', 'begun', 'as_row', 'progress', 'undisturbed', 'nothing']
+           'load_checkpoint', 'kept', 'fit', 'train_step', 'begun', 'as_row', 'progress', 'undisturbed', 'nothing']
 
-# %% ../nbs/library/12_training.ipynb #260a4b5b
+# %% ../nbs/library/12_training.ipynb #5685f202
 import copy
 import functools
 import json
@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -306,6 +306,16 @@ def load_checkpoint(
     if scheduler: scheduler.load_state_dict(rest["scheduler"])
     set_random_states(parts["random"])
     return rest["record"]
+
+# %% ../nbs/library/12_training.ipynb #ce5eeb20
+def kept(
+    path: Path,                                # of a safetensors file
+    made: Callable[[], Mapping[str, Tensor]],
+) -> dict[str, Tensor]:                        # as they were made, on the CPU
+    "Tensors from a file; made, and saved as a whole, where there is no such file."
+    if not path.exists():
+        with replacing(path) as part: save_file(copied(made()), part)
+    return load_file(path)
 
 # %% ../nbs/library/12_training.ipynb #2f826206
 def fit(

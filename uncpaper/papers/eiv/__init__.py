@@ -4,12 +4,11 @@
 
 # %% auto #0
 __all__ = ['SIZES', 'BYTES', 'CHOICES', 'PART', 'NETWORKS', 'METHODS', 'WITH_JUDGE', 'AUGMENTATIONS', 'FLIPS', 'CleanPictures',
-           'Parts', 'stretched', 'Streams', 'chain_ends', 'kept', 'PictureViews', 'Zetas', 'small_mlp', 'mlp',
-           'small_resnet9', 'resnet9_plain', 'resnet9_dropout', 'Network', 'Views', 'clean', 'noisy', 'draws',
-           'mean_draw', 'Method', 'by_name', 'unchanged', 'FreshNoise', 'LabelLoss', 'TrainClassifier', 'turned',
-           'Predict', 'by_picture']
+           'Parts', 'stretched', 'Streams', 'chain_ends', 'PictureViews', 'Zetas', 'small_mlp', 'mlp', 'small_resnet9',
+           'resnet9_plain', 'resnet9_dropout', 'Network', 'Views', 'clean', 'noisy', 'draws', 'mean_draw', 'Method',
+           'by_name', 'unchanged', 'FreshNoise', 'LabelLoss', 'TrainClassifier', 'turned', 'Predict', 'by_picture']
 
-# %% ../../../nbs/papers/eiv/index.ipynb #73b0fdf9
+# %% ../../../nbs/papers/eiv/index.ipynb #3b0ab6cd
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -19,7 +18,6 @@ from typing import ClassVar, NamedTuple, Protocol
 import numpy as np
 import pandas as pd
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import LambdaLR
@@ -38,7 +36,7 @@ from ..shared.denoising import load_denoiser
 from ...pictures import Pictures, from_bytes, fully_augmented, mirrored, to_bytes
 from ...reproduce.stages import Stage
 from ...schedules import SCHEDULES, Schedule
-from ...training import Minibatches, device, fit, in_chunks, nothing, restored, rise_and_fall
+from ...training import Minibatches, device, fit, in_chunks, kept, nothing, restored, rise_and_fall
 
 # %% ../../../nbs/papers/eiv/index.ipynb #93ec4047
 @dataclass(frozen=True)
@@ -166,17 +164,6 @@ def chain_ends(
     runs = (sample(denoiser, start.to(device()), T, sampler, own.tolist()) for start, own in some)
     return torch.cat([last(run).cpu() for run in runs])
 
-# %% ../../../nbs/papers/eiv/index.ipynb #d7c5bb40
-def kept(
-    path: Path,                  # of a safetensors file
-    made: Callable[[], Tensor],
-) -> Tensor:                     # as it was made, or (...) in the file
-    "A tensor from a file; made, and saved as a whole, where there is no such file."
-    if not path.exists():
-        save_file({"zeta": made()}, path.with_suffix(".new"))
-        path.with_suffix(".new").rename(path)
-    return load_file(path)["zeta"]
-
 # %% ../../../nbs/papers/eiv/index.ipynb #45371bb9
 class PictureViews:
     "What there is to see of a stage whose result has noisy pictures, x, and draws of what they may have been, zeta."
@@ -204,7 +191,7 @@ class PictureViews:
         "The mean of the first K draws for each picture."
         return in_chunks(lambda zeta: from_bytes(zeta).mean(1), self.draws(K), 1000)
 
-# %% ../../../nbs/papers/eiv/index.ipynb #5eec0175
+# %% ../../../nbs/papers/eiv/index.ipynb #78c76127
 CHOICES = {"weights": ("ema", "raw"), "mode": ("eval", "train"), "pixels": BYTES}
 PART = 128 # pictures between two savings
 
@@ -278,12 +265,12 @@ class Zetas(PictureViews, Stage):
         rows: Tensor,  # of those that are asked for, (row,)
     ) -> Tensor:       # (row, K, channel, size, size), uint8
         "The draws for some of the pictures, from a file when they were made before."
-        def made() -> Tensor:
+        def made() -> dict[str, Tensor]:
             torch.manual_seed(self.streams.of("dropout", int(rows[0])).initial_seed())
             start, seeds = x[rows].repeat_interleave(self.K, 0), self.streams.chains(rows.tolist(), self.K)
             zeta = BYTES[self.pixels](chain_ends(denoiser, start, self.T, self.sampler, seeds))
-            return zeta.unflatten(0, (-1, self.K))
-        return kept(folder / f"part-{rows[0]}.safetensors", made)
+            return {"zeta": zeta.unflatten(0, (-1, self.K))}
+        return kept(folder / f"part-{rows[0]}.safetensors", made)["zeta"]
 
 # %% ../../../nbs/papers/eiv/index.ipynb #1b9fe598
 def small_mlp(channels: int, size: int, classes: int) -> DropoutClassifier:

@@ -44,7 +44,7 @@ class Source(Protocol):
         "The pictures and their labels."
         ...
 
-# %% ../../../nbs/papers/shared/denoising.ipynb #4fb947f2
+# %% ../../../nbs/papers/shared/denoising.ipynb #33ce028e
 @dataclass(frozen=True)
 class SignedPictures:
     "Pictures of a set in [-1, 1], in the size that networks take."
@@ -79,6 +79,13 @@ class SignedPictures:
         "Other pictures of the same order: as a rule, the first of these."
         first = self.pictures.first + after
         return replace(self, pictures=replace(self.pictures, first=first, count=count))
+
+    def decoded(
+        self,
+        x: Tensor,  # (n, channels, size, size), what a model has made
+    ) -> Tensor:    # the same
+        "The pictures that a model's values stand for: they are pictures."
+        return x
 
     def load(self) -> Split: # x (count, channels, size, size), float32, and y (count,)
         "The pictures and their labels. Raises ValueError when the split has fewer."
@@ -115,14 +122,15 @@ BACKBONES = {
     "latent_unet": Backbone(latent_unet, 0.3), "ddpm_unet": Backbone(ddpm_unet, 180.0),
 }
 
-# %% ../../../nbs/papers/shared/denoising.ipynb #5d19f1ed
+# %% ../../../nbs/papers/shared/denoising.ipynb #8146d238
 @dataclass(frozen=True)
 class NoiseLoss:
     "Mean squared error of the predicted noise, or other target, at indices drawn uniformly."
     schedule: Schedule
     target: str  # a key of TARGETS
-    flips: bool            # mirror half of the pictures
-    withheld: float = 0.0  # share of the labels that the model is not told, where it is told any
+    flips: bool                # mirror half of the pictures
+    withheld: float = 0.0      # share of the labels that the model is not told, where it is told any
+    nothing: int | None = None # what it is told instead
 
     def __call__(
         self,
@@ -133,7 +141,7 @@ class NoiseLoss:
         "The loss of one batch, with noise from torch's random state."
         t = torch.randint(self.schedule.steps, (len(x),), device=x.device)
         x = mirrored(x) if self.flips else x
-        network = told(model, *(withheld(y, self.withheld, model.raw.nothing) for y in label))
+        network = told(model, *(withheld(y, self.withheld, self.nothing) for y in label))
         return diffusion_loss(network, x, t, torch.randn_like(x), self.schedule, self.target)
 
 def told(
@@ -172,7 +180,7 @@ class FixedLoss:
             loss = diffusion_loss(told(model.ema, *label), x, t, noise, self.schedule, self.target)
         return {"ema_loss": loss.item()}
 
-# %% ../../../nbs/papers/shared/denoising.ipynb #ff739694
+# %% ../../../nbs/papers/shared/denoising.ipynb #cc8184e6
 @dataclass(frozen=True)
 class TrainDenoiser(Stage):
     """
@@ -224,11 +232,12 @@ class TrainDenoiser(Stage):
     def build(self, folder: Path) -> dict:
         "Train from the seed, or from a checkpoint in `folder`."
         (x, y), schedule = self.images.load(), SCHEDULES[self.schedule]()
-        batch = (x,) if self.withheld is None else (x, y)
+        told_of = () if self.withheld is None else (self.withheld, self.images.classes)
+        batch = (x, y) if told_of else (x,)
         torch.manual_seed(self.seed)
         model = self.model()
         optimiser = model.follow(Adam(model.raw.parameters(), self.lr))
-        loss = NoiseLoss(schedule, self.target, self.flips, self.withheld or 0.0)
+        loss = NoiseLoss(schedule, self.target, self.flips, *told_of)
         fixed = FixedLoss(schedule, self.target, *(part[:256] for part in batch))
         rows = fit(model, batch, loss, Minibatches(len(x), self.batch, self.seed), optimiser, self.steps, fixed,
                    max(1, self.steps // 20), self.seed, folder / "checkpoint", scheduler=self.rule(optimiser), clip=1.0,
