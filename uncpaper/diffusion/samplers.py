@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['AHEAD', 'CLEAN', 'VARIANCES', 'LOWEST', 'seeded_noise', 'noise_streams', 'Step', 'advanced', 'even_indices',
            'Sampler', 'bridge', 'Ancestral', 'DDIM', 'DPMSolver2M', 'State', 'sample', 'chosen_times', 'steps_between',
-           'Rollout', 'last', 'rollout', 'segment', 'branch']
+           'Rollout', 'last', 'rollout', 'segment', 'latent_indices', 'branch']
 
-# %% ../../nbs/library/25_samplers.ipynb #976e82d4
+# %% ../../nbs/library/25_samplers.ipynb #490ab6f5
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from ..checks import one_of
+from ..checks import one_of, within
 from .denoisers import Denoiser, weighted
 from ..numerics import generator
 from ..schedules import Schedule, whole_steps
@@ -348,6 +348,15 @@ def segment(
     first, final = list(times).index(start), list(times).index(stop)
     if final < first: raise ValueError(f"stop must not be before start, {start}, got {stop}")
     return list(times[first : final + 1])
+
+# %% ../../nbs/library/25_samplers.ipynb #a6d15ee1
+def latent_indices(
+    steps: int, # of the schedule
+    calls: int, # steps of a chain, at most those of the schedule
+) -> list[int]: # calls + 1; more where calls do not divide steps, and one fewer for all steps
+    "Indices of latent diffusion models: every (steps // calls)-th from 1 on, falling, and 0 for clean."
+    stride = steps // within("calls", whole_steps(calls), 1, steps)
+    return [*range((steps - 2) // stride * stride + 1, 0, -stride), 0]
 
 # %% ../../nbs/library/25_samplers.ipynb #934f83f5
 def branch(

@@ -44,7 +44,7 @@ class Source(Protocol):
         "The pictures and their labels."
         ...
 
-# %% ../../../nbs/papers/shared/denoising.ipynb #33ce028e
+# %% ../../../nbs/papers/shared/denoising.ipynb #55d1e001
 @dataclass(frozen=True)
 class SignedPictures:
     "Pictures of a set in [-1, 1], in the size that networks take."
@@ -83,7 +83,7 @@ class SignedPictures:
     def decoded(
         self,
         x: Tensor,  # (n, channels, size, size), what a model has made
-    ) -> Tensor:    # the same
+    ) -> Tensor:    # (n, channels, size, size), the same
         "The pictures that a model's values stand for: they are pictures."
         return x
 
