@@ -175,7 +175,7 @@ def compvis_names(
         return f"{places[place]}.{parts.get(part, part)}{dot}{tensor}"
     return {name: f"{prefix}.{renamed(name)}" for name in model.state_dict()}
 
-# %% ../../nbs/library/26_latent.ipynb #f5d9974e
+# %% ../../nbs/library/26_latent.ipynb #5d9521a2
 def to_compvis(
     model: nn.Module,        # as `latent_unet` or `vq_autoencoder` makes it, or a table of classes
 ) -> dict[str, Tensor]:      # names and shapes of the original
@@ -193,7 +193,7 @@ def from_compvis(
     wanted, prefix = to_compvis(model), _FORMATS[one_of("model", type(model).__name__, _FORMATS)][0]
     found = {name for name in state if name.startswith(f"{prefix}.")}
     for what, names in (("missing", wanted.keys() - found), ("too many", found - wanted.keys())):
-        if names: raise ValueError(f"file must hold this network: {len(names)} tensors {what}, first {min(names)}")
+        if names: raise ValueError(f"tensors must be those of the network: {len(names)} {what}, the first {min(names)}")
     for name, tensor in wanted.items():
         if state[name].shape != tensor.shape:
             raise ValueError(f"{name} must have shape {tuple(tensor.shape)}, got {tuple(state[name].shape)}")
@@ -268,7 +268,7 @@ def check_schedule(
             i = int(wrong.nonzero()[0])
             raise ValueError(f"{name} must be those of the schedule: at {i} {wanted[i]:.6g}, got {found[i]:.6g}")
 
-# %% ../../nbs/library/26_latent.ipynb #bb8448a9
+# %% ../../nbs/library/26_latent.ipynb #a1c7070b
 def load_latent(
     path: str | Path,              # a file of the original
     unet: dict | None = None,      # settings of `latent_unet`; the published ones if none are given
@@ -282,5 +282,6 @@ def load_latent(
         models = latent_unet(**(unet or {})), vq_autoencoder(**(autoencoder or {}))
         table = nn.Embedding(classes, models[0].config.cross_attention_dim)
     for model in (*models, table): model.load_state_dict(from_compvis(model, state), assign=True)
-    for model in models: model.requires_grad_(False).eval()
-    return ContextNetwork(models[0]), table, models[1]
+    network, coder = ContextNetwork(models[0]), models[1]
+    for model in (network, coder): model.requires_grad_(False).eval()
+    return network, table, coder
