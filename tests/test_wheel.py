@@ -39,7 +39,7 @@ def modules(root: Path, science: bool) -> list[Path]:
 
 
 def test_the_package_asks_for_what_the_science_imports_and_for_nothing_else(root):
-    offered = {"ipywidgets"}  # a flipbook's live face, in a notebook
+    offered = {"ipywidgets", "diffusers"}  # a flipbook's live face, in a notebook; networks of latent diffusion
     assert imported(modules(root, science=True)) - offered == required(root)
 
 
