@@ -5,7 +5,7 @@ import torch
 
 from uncpaper.diffusion import DDIM, last, sample
 from uncpaper.papers import eiv
-from uncpaper.papers.eiv.judge import nearest, opinion, sure
+from uncpaper.papers.shared.judge import nearest, opinion, sure
 from uncpaper.papers.shared.denoising import SAMPLERS, Generate
 from uncpaper.plots import mosaic, show_grid
 from uncpaper.plots import use_style
