@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['STARTS', 'NOTHINGS', 'MEASURES', 'rotated', 'Told', 'Bins', 'Backbone', 'Trained', 'TableLoss', 'TrainTables',
-           'guided', 'Members', 'Drawn', 'pairs_alike', 'Branch', 'information', 'by_bin']
+           'guided', 'Members', 'Drawn', 'pairs_alike', 'Branch', 'information', 'by_bin', 'pixel_information']
 
 # %% ../../../nbs/papers/decu/index.ipynb #72e4e82e
 import math
@@ -390,3 +390,11 @@ def by_bin(
     "Means of the bins."
     sizes = torch.tensor(bins)
     return {size: values[sizes == size].double().mean().item() for size in sorted(set(bins))}
+
+# %% ../../../nbs/papers/decu/index.ipynb #0bbe572b
+def pixel_information(
+    pictures: Tensor, # (member, ..., channel, height, width), in [-1, 1] or a little beyond
+) -> Tensor:          # (..., height, width), nats, float64
+    "I_W of each pixel on a scale from 0 to 1, mean over the channels."
+    pixels = (pictures.double().clamp(-1, 1) + 1) / 2
+    return information(wasserstein_distances(pixels[..., None])).mean(-3)
