@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING: import ipywidgets # only the live face needs them
 
-# %% ../../nbs/library/20a_controls.ipynb #9a6af5fc
+# %% ../../nbs/library/20a_controls.ipynb #278f591d
 Value = float | str
 
 def spelled(
@@ -28,8 +28,8 @@ def spelled(
 def spelled_name(
     name: str, # of an axis
 ) -> str:
-    "A name as a reader sees it, without underscores."
-    return name.replace("_", " ")
+    "A name as a reader sees it, without underscores: `class_` is a class."
+    return name.replace("_", " ").strip()
 
 def is_slider(
     values: Sequence[Value], # of an axis
@@ -120,14 +120,14 @@ UNPACKING = """
   };
 """
 
-# %% ../../nbs/library/20a_controls.ipynb #013688b9
+# %% ../../nbs/library/20a_controls.ipynb #5c58b910
 CHOOSING = """
   const chooser = widget => {
     const controls = [...widget.querySelectorAll("[data-words]")];
     const words = controls.map(c => JSON.parse(c.dataset.words));
     const chosen = () => controls.map((c, i) => words[i][+c.value]);
     const place = () => controls.reduce((place, c, i) => place * words[i].length + +c.value, 0);
-    const said = () => chosen().map((word, i) => `${controls[i].name.replaceAll("_", " ")} ${word}`).join(", ");
+    const said = () => chosen().map((word, i) => `${controls[i].name.replaceAll("_", " ").trim()} ${word}`).join(", ");
     const tell = () => controls.forEach((c, i) => {
       if (c.type != "range") return;
       c.nextSibling.value = chosen()[i];
