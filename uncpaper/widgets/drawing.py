@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CIVIDIS', 'GREYS', 'STYLE', 'picture_pixels', 'map_pixels', 'in_a_row', 'strip', 'png', 'parting', 'spelled_time',
-           'title', 'note', 'legend', 'views', 'legend_of', 'top_of', 'spelled_ceiling', 'curve']
+           'title', 'note', 'legend', 'views', 'legend_of', 'top_of', 'share', 'spelled_ceiling', 'curve']
 
 # %% ../../nbs/library/20e_drawing.ipynb #35c21e37
 import html
@@ -131,7 +131,7 @@ def legend_of(
     if view == 2: return legend(f"{rollouts.pixels}, one range for all", 0, highest, CIVIDIS[::15])
     return legend("value of a pixel", -1, 1, GREYS)
 
-# %% ../../nbs/library/20e_drawing.ipynb #20d329eb
+# %% ../../nbs/library/20e_drawing.ipynb #79cc20f8
 def top_of(
     highest: float,         # information of all frames
     ceiling: float | None,  # the most that it can be
@@ -140,6 +140,13 @@ def top_of(
     if ceiling is not None and highest >= 0.2 * ceiling: return ceiling
     return highest * 1.1 if highest > 0 else 1.0
 
+def share(
+    information: float,
+    top: float,          # of the axis
+) -> float:              # 0 to 1
+    "How high on the axis it stands."
+    return min(max(information / top, 0.0), 1.0)
+
 def spelled_ceiling(
     ceiling: float,
 ) -> str:
@@ -147,7 +154,7 @@ def spelled_ceiling(
     number = round(math.exp(min(ceiling, 9)))
     return f"ln {number} = {ceiling:.2f}" if math.isclose(ceiling, math.log(number)) else f"{ceiling:.3g}"
 
-# %% ../../nbs/library/20e_drawing.ipynb #f8fa5a14
+# %% ../../nbs/library/20e_drawing.ipynb #939512cd
 def curve(
     rollouts: Rollouts,
     frames: Sequence[Frame],  # of one choice, all or the first of them
@@ -156,7 +163,7 @@ def curve(
 ) -> str:                     # HTML; its cursor stands where the properties --at and --high say, both from 0 to 1
     "The information of each frame, with its ceiling, the time at which the members part, and a cursor."
     last, part = rollouts.count - 1, parting(frames)
-    high = [_share(frame.information, top) for frame in frames]
+    high = [share(frame.information, top) for frame in frames]
     points = " ".join(f"{i / last:.4g},{1 - h:.4g}" for i, h in enumerate(high))
     shapes = [f'<rect width="{min(part, len(frames) - 1) / last:.4g}" height="1"/>', *_grid(top),
               f'<polyline points="{points}"/>']
@@ -166,8 +173,6 @@ def curve(
     return (f'<div class="curve" style="--at:{place / last:.4g};--high:{high[place]:.4g}">'
             f'<div class="heading">{heading}</div><div class="plot">{drawing}{"".join(words)}'
             '<i class="cursor"></i><i class="dot"></i></div></div>')
-
-def _share(value: float, top: float) -> float: return min(max(value / top, 0.0), 1.0)
 
 # %% ../../nbs/library/20e_drawing.ipynb #546f320d
 def _levels(top: float) -> list[float]:
