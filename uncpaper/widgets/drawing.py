@@ -102,7 +102,7 @@ def note(
     many = f"{members} {rollouts.member}s"
     return f"one chain, shared by all {many}" if shared else f"{many}, each on a way of its own"
 
-# %% ../../nbs/library/20e_drawing.ipynb #40c974ff
+# %% ../../nbs/library/20e_drawing.ipynb #d7fa4289
 def legend(
     name: str,                 # of what is shown
     low: float,
@@ -128,7 +128,7 @@ def legend_of(
     highest: float,  # uncertainty of a pixel
 ) -> str:
     "The legend of a view. One range for all frames and choices."
-    if view == 2: return legend(f"{rollouts.pixels}, one range for all", 0, highest, CIVIDIS[::15])
+    if view == 2: return legend(rollouts.pixels, 0, highest, CIVIDIS[::15])
     return legend("value of a pixel", -1, 1, GREYS)
 
 # %% ../../nbs/library/20e_drawing.ipynb #79cc20f8
@@ -206,21 +206,21 @@ def _parting(rollouts: Rollouts, frames: Sequence[Frame], part: int) -> list[str
     at = part / (rollouts.count - 1)
     return [_word("parting" if at < 0.6 else "parting left", at, 1, f"{rollouts.member}s part")]
 
-# %% ../../nbs/library/20e_drawing.ipynb #b2860ca5
+# %% ../../nbs/library/20e_drawing.ipynb #341373de
 STYLE = """
-.rollouts .title { margin: 0.6em 0 0.5em; font-weight: 600; font-variant-numeric: tabular-nums; }
-.rollouts .note { margin: 0.4em 0 0; font-size: 0.85em; opacity: 0.8; text-align: center; }
+.rollouts .title { font-weight: 600; font-variant-numeric: tabular-nums; white-space: nowrap; }
+.rollouts .note { font-size: 0.85em; opacity: 0.85; }
 .rollouts .legend { display: flex; flex-wrap: wrap; align-items: center; gap: 0 0.5em; font-size: 0.85em; }
-.rollouts .legend i { width: 9em; height: 0.8em; border-radius: 2px; }
-.rollouts .curve { --ink: #1f84bf; margin-top: 0.8em; font-size: 0.8em; line-height: 1.2; }
-.rollouts .heading { font-weight: 600; margin-bottom: 0.8em; }
-.rollouts .plot { position: relative; height: 8.5em; margin: 0 1.2em 2em 3em; touch-action: pan-y; }
+.rollouts .legend i { width: 7em; height: 0.8em; border-radius: 2px; outline: 1px solid #8c8c8c88; }
+.rollouts .curve { --ink: #1f84bf; line-height: 1.2; }
+.rollouts .heading { font-size: 0.8rem; font-weight: 600; margin-bottom: 0.5rem; }
+.rollouts .plot { position: relative; height: 7rem; margin: 0 1.6rem 1.7rem var(--gutter, 3rem); touch-action: pan-y; }
 .rollouts .plot svg { position: absolute; inset: 0; width: 100%; height: 100%; overflow: visible; }
 .rollouts .plot path { stroke: currentColor; stroke-opacity: 0.18; vector-effect: non-scaling-stroke; }
 .rollouts .plot rect { fill: currentColor; fill-opacity: 0.07; }
 .rollouts .plot polyline { fill: none; stroke: var(--ink); stroke-width: 2.5; stroke-linejoin: round; }
 .rollouts .plot polyline { vector-effect: non-scaling-stroke; }
-.rollouts .plot span { position: absolute; white-space: nowrap; opacity: 0.85; }
+.rollouts .plot span { position: absolute; font-size: 0.8rem; white-space: nowrap; opacity: 0.85; }
 .rollouts .plot .y { right: calc(100% + 0.6em); bottom: calc(100% * var(--high)); transform: translateY(50%); }
 .rollouts .plot .x { left: calc(100% * var(--at)); top: calc(100% + 0.5em); transform: translateX(-50%); }
 .rollouts .plot .ceiling { right: 0; left: 0; top: -1.35em; border-bottom: 1px dashed; text-align: right; }

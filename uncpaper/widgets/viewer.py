@@ -24,28 +24,33 @@ from .rollouts import Frame, Rollouts
 
 if TYPE_CHECKING: import ipywidgets # only the live face needs them
 
-# %% ../../nbs/library/20h_viewer.ipynb #957dc2b2
+# %% ../../nbs/library/20h_viewer.ipynb #6234ef40
 _STYLE = controls_style("rollouts") + STYLE + """
-.rollouts { max-width: 46rem; margin: 1em 0; container-type: inline-size; }
+.rollouts { --gutter: 5.2rem; max-width: 46rem; margin: 1em 0; container-type: inline-size; }
 .rollouts .strip { display: block; width: 100%; max-width: 30rem; image-rendering: pixelated; }
-.rollouts .views { display: flex; flex-wrap: wrap; gap: 0.3em; }
+.rollouts .views { display: flex; flex-wrap: wrap; gap: 0.3em; margin-bottom: 0.8em; }
+.rollouts .title { font-size: clamp(0.75rem, 4cqi, 1rem); min-height: 1.5em; }
 .rollouts .views button { border: 1px solid #8c8c8c88; border-radius: 1em; padding: 0.15em 0.9em; }
 .rollouts .views button { background: none; color: inherit; }
 .rollouts .views button[aria-pressed=true] { background: #0072B2; border-color: #0072B2; color: #fff; }
 .rollouts :is(button, input, select):focus-visible { outline: 3px solid #56B4E9; outline-offset: 2px; }
-.rollouts .stage { position: relative; display: grid; gap: 0.6rem; margin: 0 auto; padding: 0.5rem 0; }
+.rollouts .stage { position: relative; display: grid; gap: 0.6rem; margin: 0 auto; padding: 0.9rem 0; }
 .rollouts .stage { grid-template-columns: repeat(var(--members), 1fr); max-width: calc(9rem * var(--members)); }
 .rollouts canvas { display: block; width: 100%; image-rendering: pixelated; border-radius: 3px; }
 .rollouts .stage canvas { box-shadow: 0 0 0 1px #8c8c8c88; transition: transform 0.35s ease; }
-.rollouts .stage .map { position: absolute; height: calc(100% - 1rem); width: auto; top: 0.5rem; left: 50%; }
+.rollouts .stage .map { position: absolute; height: calc(100% - 1.8rem); width: auto; top: 0.9rem; left: 50%; }
 .rollouts .stage .map { transform: translateX(-50%); transition: none; }
 .rollouts .stage.mapped canvas:not(.map) { visibility: hidden; }
-.rollouts .note { min-height: 1.5em; }
+.rollouts .below { display: flex; flex-wrap: wrap; justify-content: space-between; gap: 0 1.5em; margin-bottom: 1em; }
 .rollouts .curves { cursor: pointer; }
-.rollouts .along { margin: 0.8em 0 0; flex-wrap: nowrap; }
+.rollouts .along { display: flex; align-items: center; }
+.rollouts .along button { box-sizing: border-box; width: calc(var(--gutter) - 1.2rem); min-width: 0; padding: 0.1em 0; }
+.rollouts .along input { margin: 0 calc(1.6rem - 8px) 0 calc(1.2rem - 8px); } /* a thumb's middle is 8 pixels from its end */
 .rollouts .said { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
 .rollouts figcaption { margin-top: 0.8em; font-size: 0.9em; opacity: 0.85; }
 @container (max-width: 30rem) {
+  .rollouts { font-size: 0.95em; }
+  .rollouts .face { --gutter: 4.6rem; }
   .rollouts .stage { grid-template-columns: repeat(min(3, var(--members)), 1fr); }
 }
 @media (prefers-reduced-motion: reduce) { .rollouts .stage canvas { transition: none; } }
@@ -82,7 +87,7 @@ _DRAWING = """
     [0, 1, 2].map(c => (levels[node * values + (channels > 1 ? c * area : 0) + i] + 64) * 255 / 128);
 """
 
-# %% ../../nbs/library/20h_viewer.ipynb #25d172ee
+# %% ../../nbs/library/20h_viewer.ipynb #81963842
 _SHOWING = """
   const find = name => rollout.querySelector(name), all = name => [...rollout.querySelectorAll(name)];
   const stage = find(".stage"), tiles = all(".tile"), map = find(".map"), buttons = all(".views button");
@@ -108,7 +113,6 @@ _SHOWING = """
     find(".legends").innerHTML = told.legends[view];
     curves.firstChild.style.setProperty("--at", at / slider.max);
     curves.firstChild.style.setProperty("--high", told.high[place][at]);
-    slider.nextSibling.value = at;
     slider.setAttribute("aria-valuetext", told.titles[place][at]);
     buttons.forEach((b, i) => b.setAttribute("aria-pressed", i == view));
     stage.setAttribute("aria-label", [told.views[view], choice.said(), told.titles[place][at], told.notes[+!shared]].join("; "));
@@ -153,10 +157,10 @@ _SCRIPT = f"""
 }})(document.currentScript.parentElement);
 """
 
-# %% ../../nbs/library/20h_viewer.ipynb #5172e987
+# %% ../../nbs/library/20h_viewer.ipynb #32c345fc
 LIMIT = 1_500_000 # bytes of a page's face
 _CAPTION = ("All {}s denoise at once: one chain while they share it, then each on a way of its own. The curve says how much "
-            "they disagree at each step.")
+            "they disagree at each step. Brightness means the same in all maps.")
 
 @dataclass(frozen=True)
 class RolloutViewer:
@@ -188,9 +192,8 @@ class RolloutViewer:
             f'<div class="views" role="group" aria-label="what is shown">{self._html_views()}</div>',
             f'<div class="title"></div><div class="stage" role="img" style="--members: {members}">',
             *[f'<canvas class="tile" {tile}'] * members, f'<canvas class="map" hidden {tile}</div>',
-            '<div class="note"></div><div class="legends"></div>',
-            f'<div class="controls along">{self._html_along()}</div>',
-            '<div class="curves"></div><div class="said" aria-live="polite"></div></div>',
+            '<div class="below"><div class="note"></div><div class="legends"></div></div><div class="curves"></div>',
+            f'<div class="along">{self._html_along()}</div><div class="said" aria-live="polite"></div></div>',
             f"<figcaption>{self._caption}</figcaption>",
             f'<script type="text/plain" class="packed">{packed(self._packed())}</script>',
             f"<script>{_SCRIPT}</script>", "</figure>"])
@@ -206,13 +209,13 @@ class RolloutViewer:
     def _html_along(self) -> str:
         "The button that plays, and the slider of the steps. It stands at the end."
         last = self.rollouts.count - 1
-        slider = f'<input type="range" class="frame" max="{last}" value="{last}" autocomplete="off" {KEYS}>'
-        return (f'<button type="button" class="play" {KEYS}>Play</button>'
-                f"<label>step {slider}<output>{last}</output></label>")
+        slider = f'type="range" class="frame" aria-label="step" max="{last}" value="{last}" autocomplete="off"'
+        return f'<button type="button" class="play" {KEYS}>Play</button><input {slider} {KEYS}>'
 
     def _html_strip(self) -> str:
-        "A few steps of the first choice, for pages without scripts."
-        frames, last = self.frames[0], self.rollouts.count - 1
+        "A few steps of the first choice in which the members part on the way, for pages without scripts."
+        frames = next((f for f in self.frames if 0 < parting(f) < len(f)), self.frames[0])
+        last = self.rollouts.count - 1
         few = [frames[i] for i in sorted({round(i * last / min(6, last)) for i in range(min(6, last) + 1)})]
         times = ", ".join(spelled_time(frame.t) for frame in few)
         said = f"From noise to pictures, left to right, t = {times}; {note(self.rollouts, len(frames[-1].state), False)}."
