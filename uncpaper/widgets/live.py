@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['pause_of', 'row_of', 'LiveFace']
 
-# %% ../../nbs/library/20g_live.ipynb #5d3f4c44
+# %% ../../nbs/library/20g_live.ipynb #aea2b02e
 import html
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -14,13 +14,13 @@ import numpy as np
 
 from .computing import CANCELLED, COMPUTING, DONE, FAILED, Computation
 from .controls import is_slider, live_control
-from .drawing import STYLE, curve, in_a_row, legend_of, map_pixels, note, picture_pixels, png, title
-from .drawing import top_of, views
+from .drawing import STYLE, curve, enlarged, in_a_row, legend_of, map_pixels, note, picture_pixels
+from .drawing import png, title, top_of, views
 from .rollouts import Frame, Rollouts
 
 if TYPE_CHECKING: import ipywidgets # only the live face needs them
 
-# %% ../../nbs/library/20g_live.ipynb #50f9989c
+# %% ../../nbs/library/20g_live.ipynb #2b219804
 def pause_of(
     count: int, # frames
 ) -> int:       # milliseconds from one to the next
@@ -33,11 +33,13 @@ def row_of(
     room: int,       # members of the last frame
     highest: float,  # of the maps
 ) -> np.ndarray:     # (height, width, 4), uint8
-    "A frame's pictures, or its map, in a row."
-    if view == 2: return in_a_row([map_pixels(frame.pixels, highest)], room)
-    return in_a_row([picture_pixels(x) for x in (frame.state, frame.mean)[view]], room)
+    "A frame's pictures, or its map, in a row; small ones are enlarged."
+    if view == 2: pictures = [map_pixels(frame.pixels, highest)]
+    else: pictures = [picture_pixels(x) for x in (frame.state, frame.mean)[view]]
+    times = max(1, 128 // frame.state.shape[-1])
+    return in_a_row([enlarged(picture, times) for picture in pictures], room, gap=8)
 
-# %% ../../nbs/library/20g_live.ipynb #4575d552
+# %% ../../nbs/library/20g_live.ipynb #813ec875
 class LiveFace:
     "The face for JupyterLab; `box` is what is displayed. Needs ipywidgets."
 
@@ -62,20 +64,24 @@ class LiveFace:
         self.controls = {name: live_control(name, values) for name, values in self.rollouts.axes.items()}
         for name, control in self.controls.items():
             if is_slider(self.rollouts.axes[name]): control.continuous_update = False # ask for where it comes to rest
-        self.view = ipywidgets.ToggleButtons(options=[(word, i) for i, word in enumerate(views(self.rollouts))])
+            else: control.layout.width = "max-content"
+        words = [(word, i) for i, word in enumerate(views(self.rollouts))]
+        self.view = ipywidgets.ToggleButtons(options=words, style={"button_width": "auto"})
         self.step = ipywidgets.IntSlider(max=last, value=last, description="step", layout={"flex": "1 1 16em"})
         self.player = ipywidgets.Play(max=last, value=last, interval=pause_of(self.rollouts.count))
         ipywidgets.link((self.player, "value"), (self.step, "value"))
         self.title, self.note, self.legend, self.curve, self.message = (ipywidgets.HTML() for _ in range(5))
         self.picture = ipywidgets.Image(format="png", layout={"width": "100%"})
         self.progress = ipywidgets.IntProgress(max=self.rollouts.count, layout={"width": "9em"})
-        self.button = ipywidgets.Button(layout={"width": "6em"})
+        self.button = ipywidgets.Button(layout={"width": "7em"})
 
     def _arranged(self, caption: str) -> "ipywidgets.VBox":
         import ipywidgets
         def row(*children): return ipywidgets.HBox(children, layout={"flex_flow": "row wrap", "align_items": "center"})
         style = ipywidgets.HTML(f"<style>{STYLE}</style>", layout={"display": "none"})
-        shown = [self.title, self.picture, self.note, self.legend, self.curve]
+        below = row(self.note, self.legend)
+        below.layout.justify_content = "space-between"
+        shown = [self.title, self.picture, below, self.curve]
         state = row(self.progress, self.button, self.message)
         chosen, along = row(*self.controls.values()), row(self.player, self.step)
         box = ipywidgets.VBox([style, chosen, self.view, *shown, along, state, ipywidgets.HTML(html.escape(caption))],
@@ -108,9 +114,11 @@ class LiveFace:
         self.picture.value = png(row_of(frame, self.view.value, self.room, highest))
         self.picture.layout.max_width = f"{9 * self.room}rem"
         self.title.value = f'<div class="title">{html.escape(title(self.rollouts, frame, place))}</div>'
-        self.note.value = f'<div class="note">{html.escape(note(self.rollouts, self.room, len(frame.state) == 1))}</div>'
+        said = note(self.rollouts, self.room, len(frame.state) == 1)
+        self.note.value = f'<div class="note">{html.escape(said)}</div>'
         self.legend.value = legend_of(self.rollouts, self.view.value, highest)
-        self.curve.value = curve(self.rollouts, frames, top_of(max(f.information for f in seen), self.rollouts.ceiling), place)
+        top = top_of(max(f.information for f in seen), self.rollouts.ceiling)
+        self.curve.value = curve(self.rollouts, frames, top, place)
 
     def _show_progress(self) -> None:
         there, status, count = len(self.computation.frames), self.computation.status, self.rollouts.count

@@ -16,25 +16,25 @@ from torch import Tensor
 
 from .controls import Value, check_axes, chosen
 
-# %% ../../nbs/library/20c_rollouts.ipynb #441210a0
+# %% ../../nbs/library/20c_rollouts.ipynb #ebe3dd2b
 class Frame(NamedTuple):
     "All members at one step."
     t: float            # an index of the schedule, or -1: clean
-    state: Tensor       # x_t, (member, channel, height, width), in [-1, 1] or a little beyond; (1, ...) while it is shared
+    state: Tensor       # x_t, (member, channel, height, width), [-1, 1] or a little beyond; (1, ...) while it is shared
     mean: Tensor        # E[x_0 | x_t], of the same shape
     information: float  # what the members disagree about at this step, e.g. in nats
     pixels: Tensor      # (height, width), the uncertainty of each pixel, >= 0
 
-# %% ../../nbs/library/20c_rollouts.ipynb #df7d22e7
+# %% ../../nbs/library/20c_rollouts.ipynb #70f8be15
 def check_frame(
     frame: Frame,
     before: Frame | None = None, # of the same rollout; None: it is the first
 ) -> None:
     "Raises ValueError for shapes that do not fit, values that are not finite, and chains that join again."
-    shape = tuple(frame.state.shape)
+    shape, mean = tuple(frame.state.shape), tuple(frame.mean.shape)
     if len(shape) != 4 or shape[1] not in (1, 3):
         raise ValueError(f"state must be (member, channel, height, width) with 1 or 3 channels, got {shape}")
-    if tuple(frame.mean.shape) != shape: raise ValueError(f"mean must be {shape}, as state, got {tuple(frame.mean.shape)}")
+    if mean != shape: raise ValueError(f"mean must be {shape}, as state, got {mean}")
     if tuple(frame.pixels.shape) != shape[2:]:
         raise ValueError(f"pixels must be {shape[2:]}, got {tuple(frame.pixels.shape)}")
     for field, values in (("state", frame.state), ("mean", frame.mean), ("pixels", frame.pixels)):

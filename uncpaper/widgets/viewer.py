@@ -24,10 +24,10 @@ from .rollouts import Frame, Rollouts
 
 if TYPE_CHECKING: import ipywidgets # only the live face needs them
 
-# %% ../../nbs/library/20h_viewer.ipynb #6234ef40
+# %% ../../nbs/library/20h_viewer.ipynb #a4a4562e
 _STYLE = controls_style("rollouts") + STYLE + """
 .rollouts { --gutter: 5.2rem; max-width: 46rem; margin: 1em 0; container-type: inline-size; }
-.rollouts .strip { display: block; width: 100%; max-width: 30rem; image-rendering: pixelated; }
+.rollouts .strip { display: block; width: 100%; max-width: 30rem; }
 .rollouts .views { display: flex; flex-wrap: wrap; gap: 0.3em; margin-bottom: 0.8em; }
 .rollouts .title { font-size: clamp(0.75rem, 4cqi, 1rem); min-height: 1.5em; }
 .rollouts .views button { border: 1px solid #8c8c8c88; border-radius: 1em; padding: 0.15em 0.9em; }
@@ -35,7 +35,7 @@ _STYLE = controls_style("rollouts") + STYLE + """
 .rollouts .views button[aria-pressed=true] { background: #0072B2; border-color: #0072B2; color: #fff; }
 .rollouts :is(button, input, select):focus-visible { outline: 3px solid #56B4E9; outline-offset: 2px; }
 .rollouts .stage { position: relative; display: grid; gap: 0.6rem; margin: 0 auto; padding: 0.9rem 0; }
-.rollouts .stage { grid-template-columns: repeat(var(--members), 1fr); max-width: calc(9rem * var(--members)); }
+.rollouts .stage { grid-template-columns: repeat(var(--members), 1fr); max-width: calc(9.3rem * var(--members)); }
 .rollouts canvas { display: block; width: 100%; image-rendering: pixelated; border-radius: 3px; }
 .rollouts .stage canvas { box-shadow: 0 0 0 1px #8c8c8c88; transition: transform 0.35s ease; }
 .rollouts .stage .map { position: absolute; height: calc(100% - 1.8rem); width: auto; top: 0.9rem; left: 50%; }
@@ -45,7 +45,8 @@ _STYLE = controls_style("rollouts") + STYLE + """
 .rollouts .curves { cursor: pointer; }
 .rollouts .along { display: flex; align-items: center; }
 .rollouts .along button { box-sizing: border-box; width: calc(var(--gutter) - 1.2rem); min-width: 0; padding: 0.1em 0; }
-.rollouts .along input { margin: 0 calc(1.6rem - 8px) 0 calc(1.2rem - 8px); } /* a thumb's middle is 8 pixels from its end */
+.rollouts .along input { margin: 0 calc(1.6rem - 8px) 0 calc(1.2rem - 8px); }
+/* that is: the middle of its thumb stands below the cursor, 8 pixels from the end of the slider */
 .rollouts .said { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
 .rollouts figcaption { margin-top: 0.8em; font-size: 0.9em; opacity: 0.85; }
 @container (max-width: 30rem) {
@@ -56,12 +57,12 @@ _STYLE = controls_style("rollouts") + STYLE + """
 @media (prefers-reduced-motion: reduce) { .rollouts .stage canvas { transition: none; } }
 """
 
-# %% ../../nbs/library/20h_viewer.ipynb #8392496b
+# %% ../../nbs/library/20h_viewer.ipynb #1776678e
 _UNFOLDING = """
   const unfolded = (bytes, told) => { // means, states and maps in levels, from what they differ by
     const [members, channels, height, width] = told.size, values = channels * height * width;
     const nodes = told.parents.length, limited = v => Math.max(-128, Math.min(127, v));
-    const means = new Int8Array((nodes + 1) * values), states = new Int8Array((nodes + 1) * values); // at the end, nothing
+    const [means, states] = [0, 1].map(() => new Int8Array((nodes + 1) * values)); // behind the last node, nothing
     told.parents.forEach((parent, n) => {
       const [a, b, c, d, e] = told.weights[told.groups[n]];
       for (let i = n * values, p = (parent < 0 ? nodes : parent) * values; i < (n + 1) * values; i++, p++) {
@@ -87,7 +88,7 @@ _DRAWING = """
     [0, 1, 2].map(c => (levels[node * values + (channels > 1 ? c * area : 0) + i] + 64) * 255 / 128);
 """
 
-# %% ../../nbs/library/20h_viewer.ipynb #81963842
+# %% ../../nbs/library/20h_viewer.ipynb #cfa7f790
 _SHOWING = """
   const find = name => rollout.querySelector(name), all = name => [...rollout.querySelectorAll(name)];
   const stage = find(".stage"), tiles = all(".tile"), map = find(".map"), buttons = all(".views button");
@@ -115,7 +116,8 @@ _SHOWING = """
     curves.firstChild.style.setProperty("--high", told.high[place][at]);
     slider.setAttribute("aria-valuetext", told.titles[place][at]);
     buttons.forEach((b, i) => b.setAttribute("aria-pressed", i == view));
-    stage.setAttribute("aria-label", [told.views[view], choice.said(), told.titles[place][at], told.notes[+!shared]].join("; "));
+    const said = [told.views[view], choice.said(), told.titles[place][at], told.notes[+!shared]];
+    stage.setAttribute("aria-label", said.join("; "));
     choice.tell();
   };
 """
@@ -157,14 +159,14 @@ _SCRIPT = f"""
 }})(document.currentScript.parentElement);
 """
 
-# %% ../../nbs/library/20h_viewer.ipynb #32c345fc
+# %% ../../nbs/library/20h_viewer.ipynb #88eb10d2
 LIMIT = 1_500_000 # bytes of a page's face
-_CAPTION = ("All {}s denoise at once: one chain while they share it, then each on a way of its own. The curve says how much "
-            "they disagree at each step. Brightness means the same in all maps.")
+_CAPTION = ("All {}s denoise at once: one chain while they share it, then each on a way of its own. "
+            "The curve says how much they disagree at each step. All maps share one range.")
 
 @dataclass(frozen=True)
 class RolloutViewer:
-    "Rollouts with controls: live in JupyterLab, where it computes what is asked for, and as HTML, which holds everything."
+    "Rollouts with controls: live in JupyterLab, where they are computed when asked for, and as HTML that holds all."
     rollouts: Rollouts
     caption: str = "" # "": what is seen in any of them
 
@@ -218,7 +220,8 @@ class RolloutViewer:
         last = self.rollouts.count - 1
         few = [frames[i] for i in sorted({round(i * last / min(6, last)) for i in range(min(6, last) + 1)})]
         times = ", ".join(spelled_time(frame.t) for frame in few)
-        said = f"From noise to pictures, left to right, t = {times}; {note(self.rollouts, len(frames[-1].state), False)}."
+        parted = note(self.rollouts, len(frames[-1].state), shared=False)
+        said = f"From noise to pictures, left to right, t = {times}; {parted}."
         return f'<img class="strip" src="{data_uri(png(strip(few)))}" alt="{html.escape(said)}">'
 
     def _packed(self) -> bytes:
@@ -238,7 +241,7 @@ class RolloutViewer:
 def _checked_size(page: str, choices: int, count: int, size: Sequence[int]) -> str:
     "Raises ValueError for a page that is too large."
     if len(page.encode()) <= LIMIT: return page
-    members, *picture = size
-    raise ValueError(f"rollouts must fit {LIMIT / 1e6:g} MB, got {len(page.encode()) / 1e6:.2f} MB for {choices} choices of "
-                     f"{count} frames of {members} pictures {' x '.join(map(str, picture))}: drop values of an axis, frames "
-                     "or members, or show smaller pictures")
+    members, channels, height, width = size
+    got = f"{choices} choices of {count} frames of {members} pictures {channels} x {height} x {width}"
+    raise ValueError(f"rollouts must fit {LIMIT / 1e6:g} MB, got {len(page.encode()) / 1e6:.2f} MB for {got}: "
+                     "drop values of an axis, frames or members, or show smaller pictures")
