@@ -1,6 +1,7 @@
-"The site in a real browser, from the folder it lies in, with the network off."
+"The site in a real browser, from the folder it lies in, with the network off; and a viewer in JupyterLab."
 import pytest
 from browser import find
+from lab import opened, server
 from playwright.sync_api import sync_playwright
 
 from uncpaper.reproduce.verdicts import VERDICTS
@@ -116,3 +117,53 @@ def test_dark_and_narrow(page):
     page.set_viewport_size({"width": 390, "height": 800})
     page.reload()
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth + 1")
+
+
+SEEN = """image => {
+    const canvas = document.createElement("canvas")
+    canvas.width = image.naturalWidth; canvas.height = image.naturalHeight
+    canvas.getContext("2d").drawImage(image, 0, 0)
+    return canvas.toDataURL()
+}"""
+
+
+def test_a_viewer_of_rollouts_in_jupyterlab(browser, root, tmp_path):
+    "The live face: drag, play, choose; and the page's face below it."
+    imports = "from ensemble import rollouts\nfrom uncpaper.widgets import RolloutViewer"
+    cells = [f"{imports}\nviewer = RolloutViewer(rollouts())", "viewer.live()", "viewer"]
+    with server(tmp_path, [root, root / "tests"]) as address:
+        page = opened(browser, address, tmp_path, cells)
+        face = page.locator(".widget-vbox.rollouts")
+        picture, title = face.locator("img"), face.locator(".title")
+        face.get_by_text("all 9 frames are there").wait_for(timeout=60000)
+        ends = picture.evaluate(SEEN)
+
+        slider = face.locator(".widget-slider", has_text="step")
+        handle = slider.locator(".noUi-handle")
+        box, track = handle.bounding_box(), slider.locator(".noUi-base").bounding_box()
+        page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+        page.mouse.down()
+        page.mouse.move(track["x"], box["y"] + box["height"] / 2, steps=5)
+        page.mouse.up()
+        title.get_by_text("step 0 of 8").wait_for()
+        face.get_by_text("one chain, shared by all 3 members").wait_for()
+        start = picture.evaluate(SEEN)
+        assert start != ends
+
+        face.locator(".jupyter-widget-play button, .widget-play button").first.click()
+        title.get_by_text("step 8 of 8").wait_for(timeout=20000)
+        assert picture.evaluate(SEEN) == ends
+
+        face.locator("select").select_option("b")
+        face.get_by_text("all 9 frames are there").wait_for()
+        page.wait_for_function("([seen, was]) => eval(seen)(document.querySelector('.widget-vbox.rollouts img')) != was",
+                               arg=[SEEN, ends])
+        face.get_by_role("button", name="per-pixel uncertainty").click()
+        face.locator(".legend").get_by_text("per-pixel uncertainty").wait_for()
+
+        still = page.locator("figure.rollouts")
+        still.locator(".face").wait_for()
+        still.locator(".frame").fill("3")
+        assert "step 3 of 8" in still.locator(".title").inner_text()
+        assert not page.wrong
+        page.context.close()

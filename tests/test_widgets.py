@@ -37,7 +37,7 @@ class Face(HTMLParser):
     def handle_starttag(self, tag, attributes): self.tags.append((tag, dict(attributes)))
 
     def handle_data(self, data):
-        if self.tags and self.tags[-1][1].get("class") == "pictures": self.packed += data.strip()
+        if self.tags and self.tags[-1][1].get("class") == "packed": self.packed += data.strip()
 
     def all(self, tag: str) -> list[dict]: return [a for t, a in self.tags if t == tag]
 
