@@ -159,7 +159,7 @@ class TableLoss:
         chosen = rows.T.flatten().cpu()
         return rows.shape[1] * self.noise(model, self.x[chosen].to(rows.device), self.y[chosen].to(rows.device))
 
-# %% ../../../nbs/papers/decu/index.ipynb #a36c7f00
+# %% ../../../nbs/papers/decu/index.ipynb #0e62d85e
 @dataclass(frozen=True)
 class TrainTables(Stage):
     """
@@ -218,17 +218,18 @@ class TrainTables(Stage):
         noise = NoiseLoss(SCHEDULES[self.backbone.schedule](), self.backbone.target, False, withheld, images.classes)
         rows = self.bins.result()["rows"].T.contiguous() # (picture, member)
         optimiser = AdamW([ensemble.tables], self.lr)
-        history = fit(ensemble, (rows,), TableLoss(noise, *images.load()), Minibatches(len(rows), self.batch, self.seed),
-                      optimiser, self.steps, nothing, max(1, self.steps // 20), self.seed, folder / "checkpoint",
-                      label=f"{self.members} tables of {images.name}")
-        history = pd.DataFrame(history)
+        loss, batches = TableLoss(noise, *images.load()), Minibatches(len(rows), self.batch, self.seed)
+        history = pd.DataFrame(fit(ensemble, (rows,), loss, batches, optimiser, self.steps, nothing,
+                                   max(1, self.steps // 20), self.seed, folder / "checkpoint",
+                                   label=f"{self.members} tables of {images.name}"))
         after = digest(ensemble.network.network.state_dict())
         if after != before: raise RuntimeError("the frozen network's weights have changed in training")
         return {"tables": self.shared(ensemble.tables.detach().cpu(), table), "history": history, "frozen": after}
 
     def load(self) -> TableEnsemble:
         "The ensemble on the device for it; trained first where that has not been done."
-        return TableEnsemble(self.backbone.labelled().network, self.result()["tables"]).to(device()).requires_grad_(False)
+        ensemble = TableEnsemble(self.backbone.labelled().network, self.result()["tables"])
+        return ensemble.to(device()).requires_grad_(False)
 
 # %% ../../../nbs/papers/decu/index.ipynb #a072d0d4
 def guided(

@@ -6,7 +6,7 @@
 __all__ = ['SIZES', 'IMAGENET', 'album', 'source_for', 'backbone_for', 'tables_for', 'branch_for', 'unseen', 'judge_for',
            'real_for', 'seen_as']
 
-# %% ../../../nbs/papers/decu/settings.ipynb #c898b119
+# %% ../../../nbs/papers/decu/settings.ipynb #0f6245db
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -15,7 +15,8 @@ from torch import Tensor
 
 from ...checks import one_of
 from . import Backbone, Bins, Branch, Told, Trained, TrainTables
-from .latents import Encode, InParts, Latents, Photographs, Published, PublishedCodec, TrainAutoencoder
+from .latents import Encode, InParts, Latents, Photographs, Published, PublishedCodec
+from .latents import TrainAutoencoder
 from ..shared.denoising import denoiser_for
 from ..shared.judge import TrainJudge, opinion
 from ...pictures import Pictures, from_bytes, resized
