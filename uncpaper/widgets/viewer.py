@@ -24,14 +24,14 @@ from .rollouts import Frame, Rollouts
 
 if TYPE_CHECKING: import ipywidgets # only the live face needs them
 
-# %% ../../nbs/library/20h_viewer.ipynb #a4a4562e
+# %% ../../nbs/library/20h_viewer.ipynb #86417a36
 _STYLE = controls_style("rollouts") + STYLE + """
 .rollouts { --gutter: 5.2rem; max-width: 46rem; margin: 1em 0; container-type: inline-size; }
 .rollouts .strip { display: block; width: 100%; max-width: 30rem; }
 .rollouts .views { display: flex; flex-wrap: wrap; gap: 0.3em; margin-bottom: 0.8em; }
 .rollouts .title { font-size: clamp(0.75rem, 4cqi, 1rem); min-height: 1.5em; }
-.rollouts .views button { border: 1px solid #8c8c8c88; border-radius: 1em; padding: 0.15em 0.9em; }
-.rollouts .views button { background: none; color: inherit; }
+.rollouts button { border: 1px solid #8c8c8c; border-radius: 1em; background: none; color: inherit; }
+.rollouts .views button { padding: 0.15em 0.9em; }
 .rollouts .views button[aria-pressed=true] { background: #0072B2; border-color: #0072B2; color: #fff; }
 .rollouts :is(button, input, select):focus-visible { outline: 3px solid #56B4E9; outline-offset: 2px; }
 .rollouts .stage { position: relative; display: grid; gap: 0.6rem; margin: 0 auto; padding: 0.9rem 0; }
@@ -44,7 +44,7 @@ _STYLE = controls_style("rollouts") + STYLE + """
 .rollouts .below { display: flex; flex-wrap: wrap; justify-content: space-between; gap: 0 1.5em; margin-bottom: 1em; }
 .rollouts .curves { cursor: pointer; }
 .rollouts .along { display: flex; align-items: center; }
-.rollouts .along button { box-sizing: border-box; width: calc(var(--gutter) - 1.2rem); min-width: 0; padding: 0.1em 0; }
+.rollouts .along button { box-sizing: border-box; width: calc(var(--gutter) - 1.2rem); min-width: 0; padding: 0.15em 0; }
 .rollouts .along input { margin: 0 calc(1.6rem - 8px) 0 calc(1.2rem - 8px); }
 /* that is: the middle of its thumb stands below the cursor, 8 pixels from the end of the slider */
 .rollouts .said { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
