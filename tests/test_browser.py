@@ -156,8 +156,8 @@ def test_a_viewer_of_rollouts_in_jupyterlab(browser, root, tmp_path):
 
         face.locator("select").select_option("b")
         face.get_by_text("all 9 frames are there").wait_for()
-        page.wait_for_function("([seen, was]) => eval(seen)(document.querySelector('.widget-vbox.rollouts img')) != was",
-                               arg=[SEEN, ends])
+        shown = "document.querySelector('.widget-vbox.rollouts img')"
+        page.wait_for_function(f"was => ({SEEN})({shown}) != was", arg=ends)
         face.get_by_role("button", name="per-pixel uncertainty").click()
         face.locator(".legend").get_by_text("per-pixel uncertainty").wait_for()
 
