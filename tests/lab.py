@@ -19,7 +19,7 @@ QUIET = {NEWS: {"fetchNews": "false", "checkForUpdates": False}}
 
 @contextmanager
 def server(folder: Path, imported: list[Path]):
-    "The address of a server that shows a folder; its settings and its log lie in there. Its kernels import from others."
+    "The address of a server that shows a folder, with its settings and its log; its kernels import from others."
     for name, settings in QUIET.items():
         file = folder / "settings" / name
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -156,8 +156,8 @@ def test_a_viewer_of_rollouts_in_jupyterlab(browser, root, tmp_path):
 
         face.locator("select").select_option("b")
         face.get_by_text("all 9 frames are there").wait_for()
-        page.wait_for_function("([seen, was]) => eval(seen)(document.querySelector('.widget-vbox.rollouts img')) != was",
-                               arg=[SEEN, ends])
+        shown = "document.querySelector('.widget-vbox.rollouts img')"
+        page.wait_for_function(f"was => ({SEEN})({shown}) != was", arg=ends)
         face.get_by_role("button", name="per-pixel uncertainty").click()
         face.locator(".legend").get_by_text("per-pixel uncertainty").wait_for()
 
@@ -167,3 +167,25 @@ def test_a_viewer_of_rollouts_in_jupyterlab(browser, root, tmp_path):
         assert "step 3 of 8" in still.locator(".title").inner_text()
         assert not page.wrong
         page.context.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_viewers_own_page(browser, root, scheme):
+    "In the site's frame, with its style sheets."
+    page = browser.new_context(offline=True, viewport={"width": 390, "height": 900}, color_scheme=scheme).new_page()
+    wrong = []
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.goto((root / "_site/nbs/library/20h_viewer.html").as_uri())
+    viewer = page.locator("figure.rollouts")
+    viewer.locator(".face").wait_for()
+    viewer.locator(".frame").focus()
+    page.keyboard.press("Home")
+    assert "one chain, shared by all 5 members" in viewer.inner_text()
+    page.keyboard.press(" ")
+    viewer.get_by_text("step 12 of 12").wait_for()
+    assert "5 members, each on a way of its own" in viewer.inner_text()
+    assert viewer.locator("svg").evaluate("svg => getComputedStyle(svg).backgroundColor") == "rgba(0, 0, 0, 0)"
+    for part in (".title", ".plot .x >> nth=0", ".note"): assert viewer.locator(part).evaluate(CONTRAST, "body") >= 4.5
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth + 1")
+    assert not wrong
+    page.context.close()

@@ -104,7 +104,7 @@ def test_a_flow_is_predicted_from_the_step_before_and_noise_is_not():
 
 
 def test_the_same_bytes_every_time_and_nothing_is_loaded(viewer, html):
-    assert RolloutViewer(rollouts(pixels="spread <of> pixels"), "Three & more.")._repr_html_() == html
+    assert RolloutViewer(rollouts(pixels="spread <of> pixels"), viewer.caption)._repr_html_() == html
     assert re.findall(r'(?:src|href)="(?!data:image/png)', html) == [] and "http" not in html
     assert ' id="' not in html # nothing that could clash with a second one
     assert html.count("<style>") == 1 and "<figcaption>Three &amp; more.</figcaption>" in html
@@ -128,7 +128,7 @@ def test_without_scripts_there_is_a_strip_of_the_first_choice_that_branches_on_t
 
 
 def test_a_sixth_of_the_largest_page_has_a_sixth_of_its_bytes():
-    "5 of 10 classes, 2 of 3 branch points, 1 of 2 scales of guidance, each with 13 frames of 5 members of 28 x 28 pixels."
+    "5 of 10 classes, 2 of 3 branch points, 1 of 2 scales of guidance; 13 frames of 5 members, 28 x 28 pixels."
     digits, sampler = load("mnist", "train"), DDIM(24)
     x = signed(digits.x.float() / (255 if digits.x.dtype == torch.uint8 else 1)).flatten(1)
     times = sampler.times(ensemble.SCHEDULE, 999)
@@ -162,7 +162,7 @@ def noisy(n: float):
     (lambda n: [pause(2), pause(1)], 3, "count must be that of the frames, 3, got 2"),
     (lambda n: [pause(2), pause(1), pause(0)], 2, "count must be that of the frames, 2, got more"),
     (lambda n: [pause(2, members=n), pause(1, members=n)], 2, "choices must have one number of members and one size"),
-    (noisy, 2, r"rollouts must fit 1.5 MB, got \d+\.\d\d MB for 2 choices of 2 frames of 2 pictures 3 x 300 x 300: drop"),
+    (noisy, 2, r"must fit 1.5 MB, got \d+\.\d\d MB for 2 choices of 2 frames of 2 pictures 3 x 300 x 300: drop values"),
 ])
 def test_refusals_are_one_line(made, count, said):
     with pytest.raises(ValueError, match=said) as refused:

@@ -120,7 +120,7 @@ UNPACKING = """
   };
 """
 
-# %% ../../nbs/library/20a_controls.ipynb #5c58b910
+# %% ../../nbs/library/20a_controls.ipynb #41d66a06
 CHOOSING = """
   const chooser = widget => {
     const controls = [...widget.querySelectorAll("[data-words]")];
@@ -150,7 +150,7 @@ PLAYING = """
       if (timer) return stop();
       timer = setInterval(turn, pause); button.textContent = "Pause"; turn();
     };
-    return {stop, toggle, playing: () => timer != null};
+    return {stop, toggle};
   };
 """
 

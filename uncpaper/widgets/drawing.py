@@ -213,9 +213,9 @@ def _parting(rollouts: Rollouts, frames: Sequence[Frame], part: int) -> list[str
     at = part / (rollouts.count - 1)
     return [_word("parting" if at < 0.6 else "parting left", at, 1, f"{rollouts.member}s part")]
 
-# %% ../../nbs/library/20e_drawing.ipynb #fa82bec9
+# %% ../../nbs/library/20e_drawing.ipynb #abfe71c8
 STYLE = """
-.rollouts img { image-rendering: pixelated; }
+.rollouts img { image-rendering: pixelated; background: none; }
 .rollouts .title { font-weight: 600; font-variant-numeric: tabular-nums; white-space: nowrap; }
 .rollouts .note { font-size: 0.85em; opacity: 0.85; }
 .rollouts .legend { display: flex; flex-wrap: wrap; align-items: center; gap: 0 0.5em; font-size: 0.85em; }
@@ -223,7 +223,7 @@ STYLE = """
 .rollouts .curve { --ink: #1f84bf; line-height: 1.2; }
 .rollouts .heading { font-size: 0.8rem; font-weight: 600; margin-bottom: 0.5rem; }
 .rollouts .plot { position: relative; height: 7rem; margin: 0 1.6rem 1.7rem var(--gutter, 3rem); touch-action: pan-y; }
-.rollouts .plot svg { position: absolute; inset: 0; width: 100%; height: 100%; overflow: visible; }
+.rollouts .plot svg { position: absolute; inset: 0; width: 100%; height: 100%; overflow: visible; background: none; }
 .rollouts .plot path { stroke: currentColor; stroke-opacity: 0.18; vector-effect: non-scaling-stroke; }
 .rollouts .plot rect { fill: currentColor; fill-opacity: 0.07; }
 .rollouts .plot polyline { fill: none; stroke: var(--ink); stroke-width: 2.5; stroke-linejoin: round; }

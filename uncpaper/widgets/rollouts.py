@@ -47,7 +47,7 @@ def check_frame(
     if members not in (1, shape[0]): raise ValueError(f"state must have {members} members as before, got {shape[0]}")
     if not frame.t < before.t: raise ValueError(f"t must fall, got {frame.t:g} after {before.t:g}")
 
-# %% ../../nbs/library/20c_rollouts.ipynb #3b6b77c4
+# %% ../../nbs/library/20c_rollouts.ipynb #652b4eb4
 @dataclass(frozen=True)
 class Rollouts:
     "Denoising by several chains, for each choice. Raises ValueError for axes without values, or fewer than two frames."
@@ -74,7 +74,8 @@ class Rollouts:
         **choice: Value,  # one value of each axis, by name
     ) -> Iterator[Frame]:
         "The frames of a choice. Raises ValueError for an unknown choice, frames that do not fit, or too many or few."
-        return self._frames(choice) if chosen(self.axes, choice) else iter(())
+        chosen(self.axes, choice)
+        return self._frames(choice)
 
     def _frames(self, choice: Mapping[str, Value]) -> Iterator[Frame]:
         before, number = None, 0

@@ -24,14 +24,14 @@ from .rollouts import Frame, Rollouts
 
 if TYPE_CHECKING: import ipywidgets # only the live face needs them
 
-# %% ../../nbs/library/20h_viewer.ipynb #a4a4562e
+# %% ../../nbs/library/20h_viewer.ipynb #74f99994
 _STYLE = controls_style("rollouts") + STYLE + """
 .rollouts { --gutter: 5.2rem; max-width: 46rem; margin: 1em 0; container-type: inline-size; }
 .rollouts .strip { display: block; width: 100%; max-width: 30rem; }
 .rollouts .views { display: flex; flex-wrap: wrap; gap: 0.3em; margin-bottom: 0.8em; }
 .rollouts .title { font-size: clamp(0.75rem, 4cqi, 1rem); min-height: 1.5em; }
-.rollouts .views button { border: 1px solid #8c8c8c88; border-radius: 1em; padding: 0.15em 0.9em; }
-.rollouts .views button { background: none; color: inherit; }
+.rollouts button { border: 1px solid #8c8c8c; border-radius: 1em; background: none; color: inherit; }
+.rollouts .views button { padding: 0.15em 0.9em; }
 .rollouts .views button[aria-pressed=true] { background: #0072B2; border-color: #0072B2; color: #fff; }
 .rollouts :is(button, input, select):focus-visible { outline: 3px solid #56B4E9; outline-offset: 2px; }
 .rollouts .stage { position: relative; display: grid; gap: 0.6rem; margin: 0 auto; padding: 0.9rem 0; }
@@ -44,7 +44,8 @@ _STYLE = controls_style("rollouts") + STYLE + """
 .rollouts .below { display: flex; flex-wrap: wrap; justify-content: space-between; gap: 0 1.5em; margin-bottom: 1em; }
 .rollouts .curves { cursor: pointer; }
 .rollouts .along { display: flex; align-items: center; }
-.rollouts .along button { box-sizing: border-box; width: calc(var(--gutter) - 1.2rem); min-width: 0; padding: 0.1em 0; }
+.rollouts .along button { box-sizing: border-box; width: calc(var(--gutter) - 1.2rem); }
+.rollouts .along button { min-width: 0; padding: 0.15em 0; }
 .rollouts .along input { margin: 0 calc(1.6rem - 8px) 0 calc(1.2rem - 8px); }
 /* that is: the middle of its thumb stands below the cursor, 8 pixels from the end of the slider */
 .rollouts .said { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
@@ -159,7 +160,7 @@ _SCRIPT = f"""
 }})(document.currentScript.parentElement);
 """
 
-# %% ../../nbs/library/20h_viewer.ipynb #88eb10d2
+# %% ../../nbs/library/20h_viewer.ipynb #2bd4718e
 LIMIT = 1_500_000 # bytes of a page's face
 _CAPTION = ("All {}s denoise at once: one chain while they share it, then each on a way of its own. "
             "The curve says how much they disagree at each step. All maps share one range.")
@@ -177,11 +178,11 @@ class RolloutViewer:
         return [list(self.rollouts.of(**choice)) for choice in tqdm(choices, desc="rollouts", leave=False)]
 
     @property
-    def _caption(self) -> str: return html.escape(self.caption or _CAPTION.format(self.rollouts.member))
+    def _caption(self) -> str: return self.caption or _CAPTION.format(self.rollouts.member)
 
     def live(self) -> "ipywidgets.VBox":
         "The face for JupyterLab: computes what is asked for in the background, and keeps it. Needs ipywidgets."
-        return LiveFace(self.rollouts, self.caption or _CAPTION.format(self.rollouts.member)).box
+        return LiveFace(self.rollouts, self._caption).box
 
     def _repr_html_(self) -> str:
         "The face for a website: nothing is loaded, the bytes are the same every time. Raises ValueError above 1.5 MB."
@@ -196,7 +197,7 @@ class RolloutViewer:
             *[f'<canvas class="tile" {tile}'] * members, f'<canvas class="map" hidden {tile}</div>',
             '<div class="below"><div class="note"></div><div class="legends"></div></div><div class="curves"></div>',
             f'<div class="along">{self._html_along()}</div><div class="said" aria-live="polite"></div></div>',
-            f"<figcaption>{self._caption}</figcaption>",
+            f"<figcaption>{html.escape(self._caption)}</figcaption>",
             f'<script type="text/plain" class="packed">{packed(self._packed())}</script>',
             f"<script>{_SCRIPT}</script>", "</figure>"])
         return _checked_size(page, len(self.frames), self.rollouts.count, (members, channels, height, width))
