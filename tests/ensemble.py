@@ -5,10 +5,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from uncpaper.diffusion import DDIM, MixtureDenoiser, Posterior, branch
+from uncpaper.diffusion import DDIM, Frame, MixtureDenoiser, Posterior, branch
 from uncpaper.ensembles import pairwise_information, wasserstein_distances
 from uncpaper.schedules import linear_betas
-from uncpaper.widgets import Frame, Rollouts
+from uncpaper.widgets import Rollouts
 
 SCHEDULE, SAMPLER, MEMBERS, SIZE = linear_betas(), DDIM(8), 3, 7
 TIMES = SAMPLER.times(SCHEDULE, 999)

@@ -19,9 +19,9 @@ from PIL import Image
 from playwright.sync_api import sync_playwright
 
 from uncpaper.data import load
-from uncpaper.diffusion import DDIM, Guided, MixtureDenoiser, branch
+from uncpaper.diffusion import DDIM, Frame, Guided, MixtureDenoiser, branch
 from uncpaper.pictures import signed
-from uncpaper.widgets import Frame, Rollouts, RolloutViewer
+from uncpaper.widgets import Rollouts, RolloutViewer
 from uncpaper.widgets.drawing import CIVIDIS, picture_pixels
 from uncpaper.widgets.live import LiveFace, row_of
 from uncpaper.widgets.packing import STEPS, Tree, coded, to_levels

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/library/22_diffusion.ipynb #5b99fc03
+# %% ../../nbs/library/22_diffusion.ipynb #abf41b30
 from .denoisers import TARGETS, Denoiser, GaussianDenoiser, Guided, MixtureDenoiser, NetworkDenoiser
 from .denoisers import Posterior, perturb, scales_at, score, tweedie, weighted
 from .samplers import AHEAD, CLEAN, DDIM, LOWEST, VARIANCES, Ancestral, DPMSolver2M, Sampler, Step
 from .samplers import Rollout, State, branch, even_indices, last, latent_indices, rollout, sample
-from .samplers import noise_streams, seeded_noise, segment
+from .samplers import Frame, noise_streams, seeded_noise, segment

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['AHEAD', 'CLEAN', 'VARIANCES', 'LOWEST', 'seeded_noise', 'noise_streams', 'Step', 'advanced', 'even_indices',
            'Sampler', 'bridge', 'Ancestral', 'DDIM', 'DPMSolver2M', 'State', 'sample', 'chosen_times', 'steps_between',
-           'Rollout', 'last', 'rollout', 'segment', 'latent_indices', 'branch']
+           'Rollout', 'last', 'rollout', 'segment', 'latent_indices', 'branch', 'Frame']
 
 # %% ../../nbs/library/25_samplers.ipynb #490ab6f5
 import math
@@ -389,3 +389,12 @@ def branch(
         for t, state, mean in shared.copied(count).states(members, visited[b:], steps[b:]):
             yield State(t, state.unflatten(0, (count, -1)), mean.unflatten(0, (count, -1)))
     return ways()
+
+# %% ../../nbs/library/25_samplers.ipynb #3846153f
+class Frame(NamedTuple):
+    "All members at one step."
+    t: float            # an index of the schedule, or -1: clean
+    state: Tensor       # x_t, (member, channel, height, width), [-1, 1] or a little beyond; (1, ...) while it is shared
+    mean: Tensor        # E[x_0 | x_t], of the same shape
+    information: float  # what the members disagree about at this step, e.g. in nats
+    pixels: Tensor      # (height, width), the uncertainty of each pixel, >= 0

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/library/20_widgets.ipynb #47f9c67e
+# %% ../../nbs/library/20_widgets.ipynb #7bbcf5c4
 from .controls import Value
 from .flipbook import PNG, SVG, Flipbook, data_uri, media_type, picture_of
-from .rollouts import Frame, Rollouts
+from .rollouts import Rollouts
 from .viewer import RolloutViewer

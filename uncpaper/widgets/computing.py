@@ -5,14 +5,15 @@
 # %% auto #0
 __all__ = ['COMPUTING', 'DONE', 'CANCELLED', 'FAILED', 'Computation', 'one_line']
 
-# %% ../../nbs/library/20f_computing.ipynb #f02e4283
+# %% ../../nbs/library/20f_computing.ipynb #30c9c93c
 from collections.abc import Callable, Mapping
 from threading import Lock, RLock, Thread
 
 import torch
 
+from ..diffusion import Frame
 from .controls import Value, chosen
-from .rollouts import Frame, Rollouts
+from .rollouts import Rollouts
 
 # %% ../../nbs/library/20f_computing.ipynb #f258b027
 COMPUTING, DONE, CANCELLED, FAILED = "computing", "done", "cancelled", "failed"

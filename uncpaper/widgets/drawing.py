@@ -7,7 +7,7 @@ __all__ = ['CIVIDIS', 'GREYS', 'STYLE', 'picture_pixels', 'map_pixels', 'in_a_ro
            'spelled_time', 'title', 'note', 'legend', 'views', 'legend_of', 'top_of', 'share', 'spelled_ceiling',
            'curve']
 
-# %% ../../nbs/library/20e_drawing.ipynb #35c21e37
+# %% ../../nbs/library/20e_drawing.ipynb #b0af96c3
 import html
 import io
 import math
@@ -19,8 +19,9 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image
 from torch import Tensor
 
+from ..diffusion import Frame
 from ..pictures import to_bytes
-from .rollouts import Frame, Rollouts
+from .rollouts import Rollouts
 
 # %% ../../nbs/library/20e_drawing.ipynb #7cd39bb9
 CIVIDIS = (mpl.colormaps["cividis"](np.arange(256))[:, :3] * 255 + 0.5).astype(np.uint8) # (256, 3)

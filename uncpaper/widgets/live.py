@@ -5,18 +5,19 @@
 # %% auto #0
 __all__ = ['pause_of', 'row_of', 'LiveFace']
 
-# %% ../../nbs/library/20g_live.ipynb #aea2b02e
+# %% ../../nbs/library/20g_live.ipynb #73847bc3
 import html
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..diffusion import Frame
 from .computing import CANCELLED, COMPUTING, DONE, FAILED, Computation
 from .controls import is_slider, live_control
 from .drawing import STYLE, curve, enlarged, in_a_row, legend_of, map_pixels, note, picture_pixels
 from .drawing import png, title, top_of, views
-from .rollouts import Frame, Rollouts
+from .rollouts import Rollouts
 
 if TYPE_CHECKING: import ipywidgets # only the live face needs them
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from .rollouts import Frame
+from ..diffusion import Frame
 
 # %% ../../nbs/library/20d_packing.ipynb #5c17a16c
 LEVELS = 64 # of a unit

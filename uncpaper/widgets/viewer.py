@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LIMIT', 'RolloutViewer']
 
-# %% ../../nbs/library/20h_viewer.ipynb #7e7ec775
+# %% ../../nbs/library/20h_viewer.ipynb #f03d054a
 import html
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING
 
 from tqdm.auto import tqdm
 
+from ..diffusion import Frame
 from .controls import CHOOSING, KEYS, PLAYING, UNPACKING, controls_style, html_control, packed
 from .drawing import CIVIDIS, STYLE, curve, legend_of, note, parting, png, share, spelled_time, strip
 from .drawing import title, top_of, views
 from .flipbook import data_uri
 from .live import LiveFace, pause_of
 from .packing import pack
-from .rollouts import Frame, Rollouts
+from .rollouts import Rollouts
 
 if TYPE_CHECKING: import ipywidgets # only the live face needs them
 

@@ -99,7 +99,7 @@ class Bins(Stage):
                  for c, (size, d) in enumerate(zip(self.bins, drawn))]
         return {"rows": torch.stack([own[order] for own, order in zip(rows, orders)]), "classes": pd.DataFrame(table)}
 
-# %% ../../../nbs/papers/decu/index.ipynb #3184d4b0
+# %% ../../../nbs/papers/decu/index.ipynb #937af054
 class Backbone(Protocol):
     "A class-conditional diffusion model: a frozen dataclass."
     images: Told
@@ -111,6 +111,7 @@ class Backbone(Protocol):
         "Network and table, frozen, on the device for it."
         ...
 
+# %% ../../../nbs/papers/decu/index.ipynb #8bdbd90c
 @dataclass(frozen=True)
 class Trained:
     "A backbone that was trained here."
@@ -231,7 +232,7 @@ class TrainTables(Stage):
         ensemble = TableEnsemble(self.backbone.labelled().network, self.result()["tables"])
         return ensemble.to(device()).requires_grad_(False)
 
-# %% ../../../nbs/papers/decu/index.ipynb #a072d0d4
+# %% ../../../nbs/papers/decu/index.ipynb #0787d44a
 def guided(
     network: nn.Module,  # asked (x, t, label)
     backbone: Backbone,
@@ -243,6 +244,7 @@ def guided(
     if guidance == 1: return denoiser
     return Guided(denoiser, denoiser.given(torch.full_like(label, backbone.images.classes)), guidance)
 
+# %% ../../../nbs/papers/decu/index.ipynb #346ad761
 class Members:
     "An ensemble, ready to draw."
     def __init__(self, tables: TrainTables):

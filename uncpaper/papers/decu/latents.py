@@ -32,7 +32,7 @@ from ...training import Minibatches, device, fit, in_chunks, restored, warm_up
 
 if TYPE_CHECKING: from PIL.Image import Image as Picture
 
-# %% ../../../nbs/papers/decu/latents.ipynb #075499d0
+# %% ../../../nbs/papers/decu/latents.ipynb #e088d7ef
 def reconstruction(
     autoencoder: nn.Module,  # as `vq_autoencoder` makes it
     x: Tensor,               # (batch, channels, size, size), in [-1, 1]
@@ -41,6 +41,7 @@ def reconstruction(
     said = autoencoder(x)
     return (said.sample - x).square().mean() + said.commit_loss
 
+# %% ../../../nbs/papers/decu/latents.ipynb #2bcdc398
 @dataclass(frozen=True)
 class TrainAutoencoder(Stage):
     "An autoencoder with a codebook. Its result: weights, the course of the loss, the latents' standard deviation."
@@ -109,7 +110,7 @@ class InParts(SignedPictures):
         x, y = self.load()
         return map(Split, x.split(250), y.split(250))
 
-# %% ../../../nbs/papers/decu/latents.ipynb #80c085a5
+# %% ../../../nbs/papers/decu/latents.ipynb #fd48fe01
 @dataclass(frozen=True)
 class Encode(Stage):
     "The latents of pictures, in half precision, and their labels."
@@ -132,6 +133,7 @@ class Encode(Stage):
                 z.append((encode(autoencoder, x.to(device())) / scale).half().cpu()), y.append(label)
         return {"z": torch.cat(z), "y": torch.cat(y)}
 
+# %% ../../../nbs/papers/decu/latents.ipynb #7f300935
 @dataclass(frozen=True)
 class Latents:
     "Encoded pictures, as a diffusion model learns from them."
@@ -221,7 +223,7 @@ register(DataSet(
          "`papers.decu.latents.Photographs` reads it part by part.",
 ));
 
-# %% ../../../nbs/papers/decu/latents.ipynb #e035ab13
+# %% ../../../nbs/papers/decu/latents.ipynb #88c964a3
 @dataclass(frozen=True)
 class Photographs:
     "ImageNet's training pictures, part by part."
@@ -256,6 +258,7 @@ class Photographs:
             x, y = read_pictures(files[i : i + 64], lambda image: square(image, self.size))
             yield Split(signed(x.float() / 255), y)
 
+# %% ../../../nbs/papers/decu/latents.ipynb #039cb967
 @dataclass(frozen=True)
 class PublishedCodec:
     "The autoencoder in the published file."

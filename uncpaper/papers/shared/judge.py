@@ -22,7 +22,7 @@ from .denoising import Source
 from ...reproduce.stages import Stage
 from ...training import Minibatches, fit, in_chunks, nothing, restored, rise_and_fall
 
-# %% ../../../nbs/papers/shared/judge.ipynb #04a64f3f
+# %% ../../../nbs/papers/shared/judge.ipynb #604c3700
 class Judge(Protocol):
     "A classifier that can be loaded."
     def load(self) -> nn.Module:
@@ -37,6 +37,7 @@ def label_loss(
     "Cross-entropy of the labels."
     return F.cross_entropy(model(x), y)
 
+# %% ../../../nbs/papers/shared/judge.ipynb #71026e38
 @dataclass(frozen=True)
 class TrainJudge(Stage):
     "A classifier of clean pictures. Its result: the weights, and the course of training."
