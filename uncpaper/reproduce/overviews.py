@@ -6,19 +6,20 @@
 __all__ = ['ASKS', 'HEADS', 'SORT_AND_FILTER', 'Shown', 'markdown_table', 'overview', 'badge', 'slug', 'beneath', 'method_page',
            'short_name', 'paper_name', 'verdict_overview', 'count_link', 'claims_table', 'numbers', 'remarks',
            'verdict_cell', 'verdict_text', 'claim_link', 'claim_text', 'claims_overview', 'telling_overview',
-           'scale_note', 'paper_cards', 'experiment_links', 'paper_card', 'paper_links', 'table_row', 'table_cell',
-           'claim_cells', 'value_cells', 'ledger_part', 'menu', 'menus', 'ledger_overview']
+           'scale_note', 'paper_cards', 'experiment_links', 'paper_card', 'paper_links', 'played', 'table_row',
+           'table_cell', 'claim_cells', 'value_cells', 'ledger_part', 'menu', 'menus', 'ledger_overview']
 
-# %% ../../nbs/reproduce/14_overviews.ipynb #3b9dfa01
+# %% ../../nbs/reproduce/14_overviews.ipynb #3601c5c3
 import html
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import nbformat
 import pandas as pd
 
-from .experiments import PROFILES, Experiment, PaperCard, experiments, papers, published
-from .ledger import DAMAGED, Row, best, rows, spelled, tally
+from .experiments import PROFILES, Experiment, PaperCard, experiments, find, papers, published
+from .ledger import DAMAGED, Row, best, recorded_folder, rows, spelled, tally
 from .store import home
 from .verdicts import VERDICTS
 from ..statistics import with_error
@@ -223,6 +224,17 @@ def paper_links(
     there = (home() / f"nbs/papers/{paper}/index.ipynb").exists()
     method = f'<a href="{paper}/index.html">summary and method</a>' if there else ""
     return " · ".join(filter(None, [method, f'<a href="{card.url}">the paper</a>' if card.url else ""]))
+
+# %% ../../nbs/reproduce/14_overviews.ipynb #43a1aedd
+def played(
+    name: str,              # paper/experiment
+    profile: str = "laptop",
+) -> Shown:
+    "The first thing with controls in the notebook of a recorded run, for the site; nothing where there is none."
+    path = recorded_folder(find(name)[0], profile) / "notebook.ipynb"
+    cells = nbformat.read(path, 4).cells if path.exists() else []
+    pages = (o.get("data", {}).get("text/html", "") for c in cells for o in c.get("outputs", []))
+    return Shown(next((page for page in pages if "<script>" in page), ""), "")
 
 # %% ../../nbs/reproduce/14_overviews.ipynb #1890578e
 def table_row(
