@@ -13,8 +13,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from uncpaper.models import unet
-from uncpaper.models.unet import (Attention, Labelled, ResidualMLP, TimedResidual, TimeMLP, Upsample, UNet, check_heights,
-                                  group_count, initialised, linear, time_embedding)
+from uncpaper.models.unet import (Attention, Labelled, ResidualMLP, TimedResidual, TimeMLP, Upsample, UNet,
+                                  check_heights, group_count, initialised, linear, time_embedding)
 from uncpaper.training import Averaged, Minibatches, copied, fit
 
 SMALL = dict(channels=1, size=8, width=16, multipliers=(1, 2), blocks=1, attention=(4,), dropout=0.0)
