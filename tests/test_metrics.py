@@ -5,12 +5,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import special, stats
+from scipy import ndimage, special, stats
 from sklearn.metrics import average_precision_score, log_loss, roc_auc_score, roc_curve
 
 from uncpaper.metrics import (SEPARABLE, CalibrationBins, auroc, average_precision, energy, entropy,
                               expected_calibration_error,
-                              fit_temperature, fpr_at_tpr, mutual_information, negative_log_likelihood, softmax_entropy)
+                              fit_temperature, fpr_at_tpr, mutual_information, negative_log_likelihood, softmax_entropy,
+                              structural_similarity)
 
 RNG = np.random.default_rng(0)
 
@@ -361,3 +362,58 @@ def test_temperature_refuses():
     refused(lambda: fit_temperature(z[:0], []), "labels")
     refused(lambda: fit_temperature(z, [0, 1, 2]), "labels", "0 to 1")
     refused(lambda: negative_log_likelihood(z + np.inf, [0, 1, 1]), "logits", "finite")
+
+
+# How alike pictures look
+
+def by_scipy(x, y, span, window):
+    "SSIM of pictures (channel, height, width) with scipy's Gaussian filter; places without a whole window are cut off."
+    def mean(v): return ndimage.gaussian_filter(v, 1.5, radius=window // 2, mode="constant")
+    found = []
+    for a, b in zip(x.astype(np.float64), y.astype(np.float64)):
+        centre, c1, c2 = slice(window // 2, -(window // 2) or None), (0.01 * span) ** 2, (0.03 * span) ** 2
+        var_a, var_b, both = mean(a * a) - mean(a) ** 2, mean(b * b) - mean(b) ** 2, mean(a * b) - mean(a) * mean(b)
+        light = (2 * mean(a) * mean(b) + c1) / (mean(a) ** 2 + mean(b) ** 2 + c1)
+        found.append((light * (2 * both + c2) / (var_a + var_b + c2))[centre, centre])
+    return np.mean(found)
+
+
+def pictures(*shape, span, seed=0):
+    "From 0 to the span."
+    return span * np.random.default_rng(seed).random(shape)
+
+
+@pytest.mark.parametrize("span", [1, 2, 255])
+@pytest.mark.parametrize("shape, window", [((1, 11, 11), 11), ((3, 20, 14), 11), ((2, 8, 8), 7), ((4, 9, 12), 1)])
+def test_structural_similarity_agrees_with_scipy(span, shape, window):
+    x = pictures(5, *shape, span=span) - (span / 2 if span == 2 else 0)
+    y = x + 0.2 * pictures(5, *shape, span=span, seed=1)
+    found = structural_similarity(torch.from_numpy(x), torch.from_numpy(y), span, window)
+    expected = [by_scipy(a, b, span, window) for a, b in zip(x, y)]
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-9, atol=1e-12)
+    turned = structural_similarity(torch.from_numpy(y), torch.from_numpy(x), span, window)
+    assert found.shape == (5,) and torch.allclose(found, turned, rtol=1e-13, atol=0)
+    same = structural_similarity(torch.from_numpy(x), torch.from_numpy(x), span, window)
+    torch.testing.assert_close(same, torch.ones_like(same), rtol=0, atol=1e-12)
+
+
+def test_structural_similarity_of_bytes_is_that_of_their_values_and_units_do_not_matter():
+    x, y = (torch.from_numpy(pictures(2, 3, 12, 16, span=255, seed=i).round()) for i in (0, 1))
+    expected = structural_similarity(x, y, 255)
+    torch.testing.assert_close(structural_similarity(x.byte(), y.byte(), 255), expected, rtol=0, atol=0)
+    torch.testing.assert_close(structural_similarity(x / 255, y / 255, 1), expected, rtol=1e-9, atol=0)
+    assert structural_similarity(x[:, None], y[:, None], 255).shape == (2, 1)
+    assert expected.max() < 0.1 and structural_similarity(x, 255 - x, 255).max() < 0
+
+
+def test_structural_similarity_of_even_pictures_is_that_of_their_light():
+    a, b = torch.full((1, 15, 15), 0.3, dtype=torch.float64), torch.full((1, 15, 15), 0.7, dtype=torch.float64)
+    assert structural_similarity(a, b, 1).item() == pytest.approx((2 * 0.21 + 1e-4) / (0.09 + 0.49 + 1e-4), rel=1e-9)
+
+
+def test_structural_similarity_refuses_what_does_not_fit():
+    x = torch.zeros(1, 8, 8)
+    refused(lambda: structural_similarity(x, x[..., :7], 1, 7), "y must have x's shape (1, 8, 8), got (1, 8, 7)")
+    refused(lambda: structural_similarity(x, x, 0, 7), "span must be above 0, got 0")
+    refused(lambda: structural_similarity(x, x, 1), "window must be odd, and between 1 and 8, got 11")
+    refused(lambda: structural_similarity(x, x, 1, 4), "window must be odd, and between 1 and 8, got 4")

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from uncpaper.models.unet import (Attention, ResidualMLP, TimedResidual, Upsample, UNet, check_heights, group_count,
-                                  initialised, time_embedding)
+from uncpaper.models import unet
+from uncpaper.models.unet import (Attention, Labelled, ResidualMLP, TimedResidual, TimeMLP, Upsample, UNet,
+                                  check_heights, group_count, initialised, linear, time_embedding)
 from uncpaper.training import Averaged, Minibatches, copied, fit
 
 SMALL = dict(channels=1, size=8, width=16, multipliers=(1, 2), blocks=1, attention=(4,), dropout=0.0)
@@ -255,6 +256,90 @@ def test_it_learns_a_sign_that_depends_on_t():
         loss = (model(x, 900.0 * late) - torch.where(late, -1.0, 1.0)[:, None, None, None] * x).square().mean()
         optimiser.zero_grad(); loss.backward(); optimiser.step()
     assert loss.item() < 0.8
+
+
+# what it is told besides the time
+
+def told(kind, context=5):
+    "A small network whose zeroed layers have weights."
+    torch.manual_seed(3)
+    model = UNet(**SMALL, context=context) if kind == "unet" else ResidualMLP(64, 24, 2, context)
+    for layer in model.modules():
+        if isinstance(layer, (nn.Conv2d, nn.Linear)): initialised(layer)
+        if isinstance(layer, nn.Linear): nn.init.normal_(layer.bias)
+    return model.double().eval()
+
+
+KINDS = pytest.mark.parametrize("kind", ["unet", "perceptron"])
+
+
+@KINDS
+def test_a_context_is_a_linear_map_of_it_added_to_the_times_embedding(kind):
+    model, plain, (x, t) = told(kind), told(kind, None), inputs(dtype=torch.float64)
+    layer, c = model.time.context, torch.randn(3, 5, dtype=torch.float64)
+    added = c @ layer.weight.T + layer.bias
+    assert plain.load_state_dict(model.state_dict(), strict=False).unexpected_keys == [
+        "time.context.weight", "time.context.bias"]
+    torch.testing.assert_close(model.time(t, c) - added, plain.time(t), rtol=1e-12, atol=1e-12)
+    hook = plain.time.register_forward_hook(lambda module, given, time: time + added)
+    torch.testing.assert_close(model(x, t, c), plain(x, t), rtol=1e-10, atol=1e-10)
+    hook.remove()
+    assert (model(x, t, c) - plain(x, t)).abs().max() > 1e-3
+    nn.init.zeros_(layer.bias)
+    torch.testing.assert_close(model(x, t, torch.zeros_like(c)), plain(x, t), rtol=1e-12, atol=1e-12)
+
+
+@KINDS
+def test_a_samples_context_is_its_own_and_all_of_it_learns(kind):
+    model, (x, t) = told(kind), inputs(dtype=torch.float64)
+    c = torch.randn(3, 5, dtype=torch.float64, requires_grad=True)
+    y = model(x, t, c)
+    torch.testing.assert_close(model(x[1:2], t[1:2], c[1:2]), y[1:2], rtol=1e-9, atol=1e-9)
+    y[1].square().sum().backward()
+    assert c.grad[1].abs().min() > 0 and c.grad[[0, 2]].abs().max() == 0
+    assert (model.time.context.weight.grad != 0).all()
+
+
+@KINDS
+def test_a_context_too_many_or_too_few_is_refused(kind):
+    x, t = inputs(dtype=torch.float64)
+    with pytest.raises(ValueError, match="^context must be vectors, one a sample, got None$"): told(kind)(x, t)
+    with pytest.raises(ValueError, match="^context must be None, since the network knows none$"):
+        told(kind, None)(x, t, torch.zeros(3, 5, dtype=torch.float64))
+
+
+class Untold(nn.Module):
+    "An embedding of the time that has never heard of a context."
+    def __init__(self, dimension, width, context=None):
+        super().__init__()
+        self.dimension, self.linear_1, self.linear_2 = dimension, linear(dimension, width), linear(width, width)
+
+
+@KINDS
+def test_an_absent_context_draws_no_random_numbers(kind, monkeypatch):
+    def built():
+        torch.manual_seed(11)
+        return UNet(**SMALL) if kind == "unet" else ResidualMLP(64, 24)
+    weights, state = copied(built().state_dict()), torch.get_rng_state()
+    monkeypatch.setattr(unet, "TimeMLP", Untold)
+    before = copied(built().state_dict())
+    assert list(before) == list(weights) and all(torch.equal(before[name], weights[name]) for name in weights)
+    assert torch.equal(torch.get_rng_state(), state)
+    monkeypatch.undo()
+    assert isinstance(built().time, TimeMLP)
+
+
+def test_a_labelled_network_is_told_a_row_of_its_table():
+    torch.manual_seed(0)
+    model, (x, t) = Labelled(told("perceptron"), classes=4, context=5).double(), inputs(dtype=torch.float64)
+    assert model.nothing == 4 and model.table.weight.shape == (5, 5)
+    label = torch.tensor([2, 4, 2])
+    said = model(x, t, label)
+    assert torch.equal(said, model.network(x, t, model.table.weight[label]))
+    assert not torch.allclose(said, model(x, t, torch.full((3,), model.nothing)))
+    said.square().mean().backward()
+    assert (model.table.weight.grad.abs().amax(1) > 0).tolist() == [False, False, True, False, True]
+    with pytest.raises(IndexError): model(x, t, torch.tensor([0, 5, 0]))
 
 
 # errors
