@@ -103,6 +103,15 @@ def test_the_front_page_has_few_telling_claims_and_failures_among_them(site):
     assert "ledger.html" in text and text.count('class="verdict') == len(shown)
 
 
+def test_the_front_page_plays_a_recorded_rollout(site, root):
+    text = (site / "nbs/index.html").read_text()
+    cells = json.loads((root / "results/laptop/decu/rollouts/notebook.ipynb").read_text())["cells"]
+    pages = ["".join(o["data"].get("text/html", "")) for c in cells for o in c.get("outputs", []) if "data" in o]
+    viewer = next(page for page in pages if 'class="rollouts"' in page)
+    assert re.search(r'class="rollouts".*', viewer)[0] in text and len(viewer) < 1_500_000
+    assert 'class="rollouts"' not in (root / "README.md").read_text()
+
+
 def test_the_front_page_says_truly_which_papers_stand(root):
     text = (root / "README.md").read_text()
     for paper in papers(): assert f"nbs/papers/{paper}/index.ipynb" in text
