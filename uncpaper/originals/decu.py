@@ -27,9 +27,9 @@ _NAMES = "part of a folder's name; " + _RUNS
 _SAME = "no result depends on it"
 _UNREAD = "never read by the original"
 
-# %% ../../nbs/originals/decu.ipynb #d9720c75
+# %% ../../nbs/originals/decu.ipynb #065d0922
 TRAINING = (
-    Option("--base", str, "the configuration; the published model's is the one with a translation"),
+    Option("--base", str, "the configuration; the published model's is the one with a translation", "task"),
     Option("-t", False, "without it the original built everything and trained nothing", only=(True,)),
     Option("--start_from_pretrained", False, "without it nothing is frozen, and a whole network is trained from random "
            "weights, which is not the paper's method", only=(True,)),
@@ -171,13 +171,13 @@ def rate_of(
     "The step size that the original made of it."
     return float(f"{RATE * batch if scaled else RATE:.12g}")
 
-# %% ../../nbs/originals/decu.ipynb #0e3ff2ab
+# %% ../../nbs/originals/decu.ipynb #5b4b6b67
 def of_training(asked: Asked) -> Translation:
     "`main.py`. Raises `Refused` for another configuration than the published model's, and for GPUs in another form."
     if PurePath(asked["--base"]).name != CONFIGURATION:
         raise Refused("--base", asked["--base"], "the ensemble is that of the published model", CONFIGURATION)
     batch = batch_of(asked["--gpus"])
-    own = {"table_batch": batch, "table_lr": rate_of(asked["--scale_lr"] == "True", batch)}
+    own = {"task": "imagenet", "table_batch": batch, "table_lr": rate_of(asked["--scale_lr"] == "True", batch)}
     return _bins(asked, own, (*_training_notes(asked), *_TRAINED, _LISTS), _PUBLISHED)
 
 def _training_notes(asked: Asked) -> list[str]:
@@ -185,8 +185,8 @@ def _training_notes(asked: Asked) -> list[str]:
     notes = [f"--component: {asked['--component']} is one of five members, which are all trained in one pass",
              f"--seed: {asked['--seed']} is not carried over; a seed is a whole ensemble here, numbered from 0"]
     if asked["--scale_lr"] == "True":
-        notes.append("--scale_lr: True, which is the default, makes the step size 32 times that of the paper's runs "
-                     "or more")
+        notes.append(f"--scale_lr: True, which is the default, makes the step size {batch_of(asked['--gpus'])} times "
+                     "that of the paper's runs")
     return notes
 
 _TRAINED = (
@@ -211,7 +211,7 @@ _MERGED = (
     "members: the original took the oldest runs, so that one that was started again was in it twice and pushed another "
     "out; it took last.ckpt of each, never one of the three best by validation")
 
-# %% ../../nbs/originals/decu.ipynb #292206c9
+# %% ../../nbs/originals/decu.ipynb #bcea6994
 def parting(
     asked: Asked,
     still: int = 1,  # steps from the end at which members may part at the latest
@@ -226,7 +226,8 @@ def chain(asked: Asked) -> dict[str, object]:
     "The parameters of every chain."
     return {"calls": asked["--ddim_steps"], "guidance": asked["--scale"]}
 
-_TRUNK = {SAMPLE: "the second of five, by its seed 54", ROLLOUT: "another one for each class"}
+_TRUNK = {SAMPLE: "the second of five, by its seed 54", ROLLOUT: "another one for each class",
+          MAPS: "the second of ten, by its seed 42"}
 
 def _chain_notes(asked: Asked) -> list[str]:
     "What every script that draws did otherwise."
@@ -236,21 +237,22 @@ def _chain_notes(asked: Asked) -> list[str]:
     return [f"the trunk is the first member here; the original's was {trunk}",
             "members: five, as the original's sampler had it, whatever the file held", *[stops] * (999 % stride == 0)]
 
-# %% ../../nbs/originals/decu.ipynb #9af46a70
+# %% ../../nbs/originals/decu.ipynb #a7078e7f
 def of_classes(asked: Asked) -> Translation:
     "`get_unc_synsets.py`. Raises `Refused`."
     noisy = asked["--ddim_eta"] > 0
     after = parting(asked, 2 if noisy else 1)
     own = {"branches": [after], **({"eta": asked["--ddim_eta"]} if noisy else {}), **chain(asked)}
-    notes = (_SCORED, *(_NOISY if noisy else _still_notes(asked, after)), *_chain_notes(asked))
+    notes = (*(_NOISY if noisy else _still_notes(asked, after)), *_chain_notes(asked))
     if not noisy: return _bins(asked, own, notes)
     return Translation("decu/estimators", {"seeds": 1, **own}, (*notes, *asked.ignored()), profile="paper")
 
-def _still_notes(asked: Asked, after: int) -> list[str]:
-    "Which of the stored numbers agree, and what z_5 is."
-    if after == asked["--ddim_steps"] - 1: return [_LAST]
-    return ["the original stored the members' distances after the last step, but I_W after the first one behind the "
-            "branch; here both are of the same step"]
+def _still_notes(asked: Asked, after: int) -> tuple[str, str]:
+    "Which noises were scored, and which of the stored numbers agree, or what z_5 is."
+    return _SCORED, _LAST if after == asked["--ddim_steps"] - 1 else _STORED
+
+_STORED = ("distances: the original stored those after the last step, but I_W after the first one behind the branch; "
+           "here both are of the same step")
 
 _LAST = ("I_W of the last step: the paper's z_5 is the state at index 1 of the schedule, from which one step leads to "
          "index 0")
@@ -261,17 +263,17 @@ _NOISY = (
     "Kullback-Leibler and Bhattacharyya: the original took products over 12,288 dimensions, which overflow or vanish "
     "where variances differ; here logarithms are added")
 
-# %% ../../nbs/originals/decu.ipynb #a2dab625
+# %% ../../nbs/originals/decu.ipynb #d32c384b
 def of_figures(asked: Asked) -> Translation:
     "`make_histogram.py` and `unc_plot.py`."
     return _bins(asked, {}, (_HISTOGRAM if asked.script == RIDGES else _VIOLIN, _LAST))
 
-_HISTOGRAM = ("distances: the original read pair_dist_mat.npy, which none of its scripts writes, and then stopped at an "
-              "undefined name; here the figure has the stages' own")
+_HISTOGRAM = ("distances: the original read pair_dist_mat.npy, which none of its scripts writes, and then stopped at "
+              "an undefined name; here the figure has the stages' own")
 _VIOLIN = ("uncertainties: the original read those of an ensemble of ten members at a path in its code, and needs a "
            "module that was not published; here the figure has the stages' own")
 
-# %% ../../nbs/originals/decu.ipynb #68482cd1
+# %% ../../nbs/originals/decu.ipynb #b469f898
 def of_diversity(asked: Asked) -> Translation:
     "`img_diff_plot.py` and `plot_img_ssim.py`."
     return Translation("decu/diversity", {"seeds": 1}, _DIVERSE, profile="paper")
@@ -288,11 +290,11 @@ def of_pixels(asked: Asked) -> Translation:
     notes = (*_MAPPED, *[stops] * (asked.script == MAPS), *_chain_notes(asked), *asked.ignored())
     return Translation("decu/pixels", {"seeds": 1, "after": parting(asked), **chain(asked)}, notes, profile="paper")
 
-_MAPPED = ("maps: one range of colours for all; the original's were cut off anew for each picture, so that bins could not "
-           "be compared",
+_MAPPED = ("maps: one range of colours for all; the original's were cut off anew for each picture, so that bins could "
+           "not be compared",
            "classes: the first of each bin; the original had four of its own choice in a row")
 
-# %% ../../nbs/originals/decu.ipynb #c0b44bea
+# %% ../../nbs/originals/decu.ipynb #0052282a
 def of_blocks(asked: Asked) -> Translation:
     "`sample_model.py` and `certain_vs_uncertain.py`. Raises `Refused` for a branch that the experiment does not have."
     after, last = parting(asked), asked["--ddim_steps"] - 1
@@ -304,8 +306,8 @@ def of_blocks(asked: Asked) -> Translation:
     notes = (*[kept] * (after > 0), _RANKED, *_chain_notes(asked), *asked.ignored())
     return Translation("decu/certain-uncertain", {"seeds": 1, **chain(asked)}, notes, profile="paper")
 
-_RANKED = ("classes: ranked by I_W after the last step, the first and last five are shown, with one starting noise; the "
-           "original's were chosen by hand, some of them from bins of its other file")
+_RANKED = ("classes: ranked by I_W after the last step, the first and last five are shown, with one starting noise; "
+           "the original's were chosen by hand, some of them from bins of its other file")
 
 # %% ../../nbs/originals/decu.ipynb #7f814d6b
 EVERY = 10  # steps between two pictures
