@@ -154,7 +154,8 @@ def test_wrong_lines(script, words, field, fragment):
     ("python train.py --seed 1", "command line", "no script of the original"), ("", "command line", "no script"),
     ("python decode_imgs.py --path E", "command line", "no script"),
     ("python main.py --base 'cin256-v2.yaml", "command line", "quotation"),
-    ("python save_ensemble.py", "--path", "must be given"), ("python save_ensemble.py --path", "--path", "expected one"),
+    ("python save_ensemble.py", "--path", "must be given"),
+    ("python save_ensemble.py --path", "--path", "expected one"),
     ("python main.py -t --start_from_pretrained", "--base", "must be given"),
 ])
 def test_a_line_needs_a_script_and_what_must_be_given(text, field, fragment):
@@ -279,7 +280,8 @@ def test_members_must_part(script, steps, after):
     assert f"members would never part in a chain of {steps} steps" in error.reason
 
 
-@pytest.mark.parametrize("steps, stops", [(200, False), (50, False), (300, True), (37, True), (999, True), (500, False)])
+@pytest.mark.parametrize("steps, stops", [(200, False), (50, False), (300, True), (37, True), (999, True),
+                                          (500, False)])
 def test_lengths_at_which_the_original_stopped(steps, stops):
     found = translate(line("get_unc_pixels.py", f"--ddim_steps {steps}"))
     assert noted(found, f"the original stopped at {steps}") == stops == (1000 in range(1, 1001, 1000 // steps))
