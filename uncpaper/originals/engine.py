@@ -71,7 +71,7 @@ def misspelling(
     near = difflib.get_close_matches(word, list(known), 1, alike)
     return f", a misspelling of {near[0]!r}?" if near else ""
 
-# %% ../../nbs/originals/engine.ipynb #f8ac4b8e
+# %% ../../nbs/originals/engine.ipynb #e8e65ab8
 def unknown(
     word: str,
     known: Iterable[str],  # words
@@ -79,7 +79,7 @@ def unknown(
     allowed: str = "",     # in words; empty: all that are known
 ) -> Refused:
     "A word that is in no table, with the nearest that is."
-    return Refused(word, word, f"no {what}{misspelling(word, known)}", allowed or ", ".join(known))
+    return Refused(word, word, f"no {what}{misspelling(word, known)}", allowed or ", ".join(known) or "none")
 
 # %% ../../nbs/originals/engine.ipynb #ceb6b108
 def once(
@@ -204,26 +204,27 @@ def _parser(script: str, options: Iterable[Option]) -> argparse.ArgumentParser:
         parser.add_argument(o.name, dest=o.name, **how)
     return parser
 
-# %% ../../nbs/originals/engine.ipynb #c60a879e
-def _parsed(script: str, options: Mapping[str, Option], words: list[str]) -> dict[str, object]:
+# %% ../../nbs/originals/engine.ipynb #bce27d7a
+def _parsed(script: str, options: Mapping[str, Option], words: list[str], what: str) -> dict[str, object]:
     "The flags that were given, by name."
     try: found, rest = _parser(script, options.values()).parse_known_args(words)
     except argparse.ArgumentError as error:
         name = error.argument_name or "command line"
         allowed = options[name].allowed if name in options else "the flags of the table"
         raise Refused(name, shlex.join(words), error.message, allowed) from None
-    if rest: raise unknown(rest[0], options, f"flag of {script}")
+    if rest: raise unknown(rest[0], options, f"{what} of {script}")
     return {name: vars(found)[name] for name in options if name in found}
 
-# %% ../../nbs/originals/engine.ipynb #7189d870
+# %% ../../nbs/originals/engine.ipynb #d378d777
 def asked_by_flags(
     line: Sequence[str] | str,               # a command line with the script's name
     tables: Mapping[str, Sequence[Option]],  # script -> its flags
+    what: str = "flag",                      # what a refused word is none of
 ) -> Asked:
     "What a line of flags asks for. Raises `Refused` for an unknown script or flag, or a value missing or unfit."
     script, words = after_script(line, tables)
     options = {o.name: o for o in tables[script]}
-    given = _parsed(script, options, words)
+    given = _parsed(script, options, words, what)
     values = {name: o.checked(given.get(name, o.default)) for name, o in options.items()}
     return Asked(script, options, values, given)
 

@@ -7,7 +7,7 @@ __all__ = ['app', 'console', 'Profile', 'Settings', 'Cores', 'NARROW', 'SHADES',
            'asked', 'show', 'shaded', 'list_', 'states', 'run', 'chosen_experiments', 'run_rows', 'explain',
            'stage_row', 'explain_why', 'certify', 'ledger', 'ledger_rows', 'shortened', 'counted', 'summary', 'verify',
            'remake', 'record', 'site', 'readme', 'doctor', 'installed', 'data_state', 'main', 'originals',
-           'original_of', 'translate']
+           'best_marked', 'original_of', 'translate']
 
 # %% ../../nbs/reproduce/16_cli.ipynb #93120c48
 import json
@@ -319,13 +319,22 @@ def main() -> None:
         print(f"uncpaper: {error}", file=sys.stderr)
         sys.exit(2)
 
-# %% ../../nbs/reproduce/16_cli.ipynb #54df5205
+# %% ../../nbs/reproduce/16_cli.ipynb #b0f0065c
 def originals() -> dict[str, ModuleType]:  # paper -> what translates its original's command lines
     "The modules of `uncpaper.originals` that offer `translate`."
     package = import_module("uncpaper.originals")
     names = [m.name for m in pkgutil.iter_modules(package.__path__)]
     found = {name: import_module(f"{package.__name__}.{name}") for name in names}
     return {name: module for name, module in found.items() if hasattr(module, "translate")}
+
+def best_marked(
+    line: str,                       # a command line of an original
+    whose: dict[str, ModuleType],    # paper -> what translates its lines
+) -> dict[str, ModuleType]:          # one of them, or all that are as good
+    "Of papers with a script of the same name those with most flags of the line among their `MARKS`."
+    flags = {word.partition("=")[0] for word in line.split()}
+    counts = {name: len(flags & getattr(module, "MARKS", frozenset())) for name, module in whose.items()}
+    return {name: module for name, module in whose.items() if counts[name] == max(counts.values())}
 
 def original_of(
     line: str,        # a command line of an original
@@ -336,6 +345,7 @@ def original_of(
     if paper: return known[one_of("paper", paper, known)]
     words = {PurePath(word.strip("'\"")).name for word in line.split()}
     whose = {name: module for name, module in known.items() if words & set(module.SCRIPTS)}
+    whose = best_marked(line, whose)
     if len(whose) == 1: return whose.popitem()[1]
     scripts = "; ".join(f"{name}: {', '.join(module.SCRIPTS)}" for name, module in (whose or known).items())
     found = "scripts of several originals" if whose else "no script of an original"
