@@ -211,16 +211,14 @@ _MERGED = (
     "members: the original took the oldest runs, so that one that was started again was in it twice and pushed another "
     "out; it took last.ckpt of each, never one of the three best by validation")
 
-# %% ../../nbs/originals/decu.ipynb #bcea6994
+# %% ../../nbs/originals/decu.ipynb #5225bb93
 def parting(
     asked: Asked,
-    still: int = 1,  # steps from the end at which members may part at the latest
 ) -> int:
     "After how many steps members part. Raises `Refused` where the chain has no such step."
-    after, last = asked["--unc_branch"], asked["--ddim_steps"] - still
-    if after <= last: return after
-    why = "the last step draws no noise here" if still > 1 and after == last + 1 else "members would never part"
-    raise Refused("--unc_branch", after, f"{why} in a chain of {asked['--ddim_steps']} steps", f"0 to {last}")
+    after, steps = asked["--unc_branch"], asked["--ddim_steps"]
+    if after < steps: return after
+    raise Refused("--unc_branch", after, f"members would never part in a chain of {steps} steps", f"0 to {steps - 1}")
 
 def chain(asked: Asked) -> dict[str, object]:
     "The parameters of every chain."
@@ -237,11 +235,11 @@ def _chain_notes(asked: Asked) -> list[str]:
     return [f"the trunk is the first member here; the original's was {trunk}",
             "members: five, as the original's sampler had it, whatever the file held", *[stops] * (999 % stride == 0)]
 
-# %% ../../nbs/originals/decu.ipynb #a7078e7f
+# %% ../../nbs/originals/decu.ipynb #8072a0dd
 def of_classes(asked: Asked) -> Translation:
     "`get_unc_synsets.py`. Raises `Refused`."
     noisy = asked["--ddim_eta"] > 0
-    after = parting(asked, 2 if noisy else 1)
+    after = parting(asked)
     own = {"branches": [after], **({"eta": asked["--ddim_eta"]} if noisy else {}), **chain(asked)}
     notes = (*(_NOISY if noisy else _still_notes(asked, after)), *_chain_notes(asked))
     if not noisy: return _bins(asked, own, notes)
