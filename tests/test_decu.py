@@ -19,7 +19,7 @@ from uncpaper.losses import diffusion_loss
 from uncpaper.numerics import generator
 from uncpaper.papers import decu
 from uncpaper.papers.decu.films import Film, rollouts
-from uncpaper.papers.decu.views import bin_colours, members_of, over_seeds
+from uncpaper.papers.decu.views import bin_colours, values_of_bins, over_seeds
 from uncpaper.papers.shared.denoising import SignedPictures, TrainDenoiser, told
 from uncpaper.pictures import Pictures, to_bytes
 from uncpaper.reproduce.experiments import find
@@ -505,7 +505,7 @@ def test_means_of_bins_by_hand():
     assert list(means) == [1, 10]
     np.testing.assert_allclose(means[1], [5.0, 13.0])
     np.testing.assert_allclose(means[10], [3.0, 15.0])
-    every = members_of(lambda seed: torch.stack([of(seed), -of(seed)], 1), [1, 10], 2)
+    every = values_of_bins(lambda seed: torch.stack([of(seed), -of(seed)], 1), [1, 10], 2)
     np.testing.assert_allclose(every[1], [1, -1, 6, -6, 8, -8, 12, -12, 14, -14])
     np.testing.assert_allclose(every[10], [2, -2, 4, -4, 11, -11, 16, -16, 18, -18])
     assert over_seeds(of, [10, 1, 10], 1)[10] == pytest.approx((1 + 6 + 4) / 3) # a size that is listed twice

@@ -16,14 +16,14 @@ from ...ensembles import wasserstein_distances
 from . import Members, information, pixel_information
 from ...schedules import SCHEDULES
 
-# %% ../../../nbs/papers/decu/films.ipynb #a00d26fe
+# %% ../../../nbs/papers/decu/films.ipynb #a5b20feb
 @dataclass(frozen=True)
 class Film:
     "One picture, drawn by all members."
     members: Members
     seed: int               # of the starting noise
     calls: int              # steps of the chain
-    every: int = 1          # steps between two frames; the first, the last and that of the branch are always there
+    every: int = 1          # steps between two frames; the first and the last are always there
 
     @property
     def times(self) -> list[int]:

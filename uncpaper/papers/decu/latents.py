@@ -223,7 +223,7 @@ register(DataSet(
          "`papers.decu.latents.Photographs` reads it part by part.",
 ));
 
-# %% ../../../nbs/papers/decu/latents.ipynb #88c964a3
+# %% ../../../nbs/papers/decu/latents.ipynb #36afe931
 @dataclass(frozen=True)
 class Photographs:
     "ImageNet's training pictures, part by part."
@@ -242,10 +242,12 @@ class Photographs:
         return (self.name,)
 
     def files(self) -> list[tuple[Path, int]]: # picture, class
-        "A run of pictures of each class."
+        "A run of pictures of each class. Raises ValueError where no class has so many."
         files = class_files(verified(self.name) / "train")
         firsts = {label: i for i, (_, label) in reversed(list(enumerate(files)))}
-        return [file for i, file in enumerate(files) if 0 <= i - firsts[file[1]] - self.first < self.most]
+        run = [file for i, file in enumerate(files) if 0 <= i - firsts[file[1]] - self.first < self.most]
+        if not run: raise ValueError(f"first must be a picture that some class has, got {self.first}")
+        return run
 
     def load(self) -> Split: # x (n, 3, size, size), float32 in [-1, 1], and y (n,)
         "All at once: 1.2 GB for 100,000 pictures of 32x32, five for 64x64."

@@ -6,22 +6,23 @@
 __all__ = ['SIZES', 'IMAGENET', 'album', 'source_for', 'backbone_for', 'tables_for', 'branch_for', 'unseen', 'judge_for',
            'real_for', 'seen_as']
 
-# %% ../../../nbs/papers/decu/settings.ipynb #0f6245db
+# %% ../../../nbs/papers/decu/settings.ipynb #304abeb9
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
-from ...checks import one_of
-from . import Backbone, Bins, Branch, Told, Trained, TrainTables
+from ...checks import one_of, within
+from . import Bins, Branch, FrozenModel, Told, Trained, TrainTables
 from .latents import Encode, InParts, Latents, Photographs, Published, PublishedCodec
 from .latents import TrainAutoencoder
 from ..shared.denoising import denoiser_for
 from ..shared.judge import TrainJudge, opinion
 from ...pictures import Pictures, from_bytes, resized
 
-# %% ../../../nbs/papers/decu/settings.ipynb #3a6b568f
+# %% ../../../nbs/papers/decu/settings.ipynb #b767dac2
 SIZES = {"digits": 8, "mnist": 32, "fashion-mnist": 32} # height and width that the models see, pixels
 IMAGENET = "imagenet"                                   # the published model and its own pictures
 
@@ -39,17 +40,18 @@ def album(
 def source_for(
     parameters: Mapping[str, Any], # of a notebook: task, learned, autoencoder_steps
 ) -> Told:
-    "What the backbone learns from. Raises ValueError for an unknown task."
+    "What the backbone learns from. Raises ValueError for an unknown task, or an autoencoder of fewer than ten steps."
     task, learned, steps = (parameters[name] for name in ("task", "learned", "autoencoder_steps"))
     one_of("task", task, (*SIZES, IMAGENET))
     if task == IMAGENET: return Latents(Encode(PublishedCodec(), Photographs(learned)))
+    if steps: within("autoencoder_steps", steps, 10, math.inf)
     pictures = album(task, learned)
     return Latents(Encode(TrainAutoencoder(pictures, steps), pictures)) if steps else pictures
 
 # %% ../../../nbs/papers/decu/settings.ipynb #e34ad539
 def backbone_for(
     parameters: Mapping[str, Any], # besides those of `source_for`: what `denoiser_for` reads
-) -> Backbone:
+) -> FrozenModel:
     "The frozen network: the published one, or one that is trained here on the noise of latent diffusion models."
     images = source_for(parameters)
     if parameters["task"] == IMAGENET: return Published(images)
