@@ -27,6 +27,14 @@ def data_folder(tmp_path, monkeypatch) -> Path:
     return tmp_path / "data"
 
 
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    "A store of its own, for the whole file."
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("UNCPAPER_HOME", str(tmp_path_factory.mktemp("home")))
+        yield
+
+
 def fences(page: Path) -> list[tuple[str, str]]:
     "Language and content of every fenced block of a page."
     text = "\n\n".join(c.source for c in nbformat.read(page, 4).cells if c.cell_type == "markdown")

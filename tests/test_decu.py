@@ -18,7 +18,7 @@ from uncpaper.ensembles import TableEnsemble, digest, twice_variance, wasserstei
 from uncpaper.losses import diffusion_loss
 from uncpaper.numerics import generator
 from uncpaper.papers import decu
-from uncpaper.papers.decu.films import Film, rollouts
+from uncpaper.papers.decu.films import Film
 from uncpaper.papers.decu.views import bin_colours, values_of_bins, over_seeds
 from uncpaper.papers.shared.denoising import SignedPictures, TrainDenoiser, told
 from uncpaper.pictures import Pictures, to_bytes
@@ -30,14 +30,6 @@ from uncpaper.schedules import SCHEDULES
 DIGITS = SignedPictures(Pictures("digits", "all", 600, 0, "shuffled"), 8)
 SCHEDULE = SCHEDULES["latent"]()
 STEPS, RATE, CALLS = 60, 3e-3, 10
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    "A store of its own, for the whole file."
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("UNCPAPER_HOME", str(tmp_path_factory.mktemp("home")))
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -140,11 +132,6 @@ def test_draws_are_with_replacement_and_members_and_seeds_have_their_own():
     (lambda: decu.TrainTables(None, None, 1, start="warm"), "^start must be one of random, pretrained; got 'warm'$"),
     (lambda: decu.TrainTables(None, None, 1, nothing="no"),
      "^nothing must be one of learned, random, pretrained; got 'no'$"),
-    (lambda: decu.Branch(None, 10, 1, calls=10), "^after must be between 0 and 9, got 10$"),
-    (lambda: decu.Branch(None, -1, 1, calls=10), "^after must be between 0 and 9, got -1$"),
-    (lambda: decu.Branch(None, 0, 0), "^noises must be between 1 and inf, got 0$"),
-    (lambda: decu.Branch(None, 0, 1, calls=0), "^calls must be between 1 and 1000, got 0$"),
-    (lambda: decu.Branch(None, 0, 1, eta=-0.5), "^eta must be between 0 and inf, got -0.5$"),
     (lambda: bin_colours(range(6)), "^bins must have at most 5 sizes, got 6$"),
 ])
 def test_bad_requests_are_refused_in_one_line(ask, says):
@@ -325,6 +312,27 @@ def test_before_the_branch_there_is_one_chain_and_the_evaluations_are_counted(me
     stage = decu.Branch(tables, after, noises=2, calls=CALLS)
     T = len(times) # the last state is asked about too
     assert stage.predicted == 10 * 2 * (after + 3 * (T - after)) == sum(stage.result()["calls"].values()) / 2
+
+
+@pytest.mark.parametrize("request_, says", [
+    (dict(after=10, noises=1, calls=10), "^after must be between 0 and 9, got 10$"),
+    (dict(after=-1, noises=1, calls=10), "^after must be between 0 and 9, got -1$"),
+    (dict(after=0, noises=0), "^noises must be between 1 and inf, got 0$"),
+    (dict(after=0, noises=1, calls=0), "^calls must be between 1 and 1000, got 0$"),
+    (dict(after=0, noises=1, eta=-0.5), "^eta must be >= 0 and finite, got -0.5$"),
+    (dict(after=0, noises=1, eta=math.inf), "^eta must be >= 0 and finite, got inf$"),
+])
+def test_a_branch_that_cannot_be_is_refused(tables, request_, says):
+    with pytest.raises(ValueError, match=says): decu.Branch(tables, **request_)
+
+
+@pytest.mark.parametrize("calls", [1, 6, 7, 999, 1000])
+def test_evaluations_are_counted_where_calls_do_not_divide_the_schedule(tables, calls):
+    times = latent_indices(1000, calls)
+    stage = decu.Branch(tables, len(times) - 2, noises=1, calls=calls)
+    assert stage.predicted == 10 * (len(times) - 2 + 3 * 2)
+    with pytest.raises(ValueError, match="after must be between 0"): decu.Branch(tables, len(times) - 1, 1, calls)
+    if calls < 10: assert stage.result()["calls"]["counted now"] == stage.predicted
 
 
 def test_a_network_is_asked_twice_for_each_counted_evaluation_only_where_it_is_guided(members, backbone):
@@ -525,8 +533,7 @@ def test_a_frame_is_the_state_that_is_drawn_and_all_views_have_as_many(members):
         assert frame.information == pytest.approx(decu.information(d).item(), rel=1e-3, abs=1e-9)
         torch.testing.assert_close(frame.pixels, decu.pixel_information(states[i].mean[:, 0]), rtol=1e-2, atol=1e-6)
     assert frame.information > 0
-    viewed = rollouts(film, {"two": 2, "five": 5}, [0, 4, 9], [1.0, 1.5])
-    for parting in viewed.axes["parting"]: assert len(list(viewed.frames("five", parting, 1.0))) == viewed.count == 5
+    for parting in (0, 4, 9): assert len(list(film.frames(5, parting, 1.0))) == len(film.kept) == 5
 
 
 # experiments

@@ -19,14 +19,6 @@ from uncpaper.pictures import Pictures, to_bytes
 from uncpaper.schedules import latent_betas
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    "A store of its own, for the whole file."
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("UNCPAPER_HOME", str(tmp_path_factory.mktemp("home")))
-        yield
-
-
 def digits(count: int, first: int = 0, size: int = 8) -> InParts:
     return InParts(Pictures("digits", "all", count, first, "shuffled"), size)
 

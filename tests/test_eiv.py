@@ -14,14 +14,6 @@ from uncpaper.reproduce.experiments import experiments
 from uncpaper.schedules import linear_betas
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    "A store of its own, for the whole file."
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("UNCPAPER_HOME", str(tmp_path_factory.mktemp("home")))
-        yield
-
-
 PARTS = eiv.Parts("digits", labelled=200, learned=1000, test=597)
 
 
