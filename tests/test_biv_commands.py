@@ -9,7 +9,7 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from refusals import noted, refused_by
+from translations import noted, refused_by
 
 from uncpaper.noise import GammaVariance, UniformVariance, VarianceMixture
 from uncpaper.originals.biv import GROUPS, group_of, split_groups, translate

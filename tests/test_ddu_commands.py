@@ -7,16 +7,16 @@ import shlex
 from unittest.mock import Mock
 
 import pytest
-from refusals import noted, refused_by
+from translations import noted, refused_by, runs_at
 
 from uncpaper.originals.ddu import FLAGS, asked, translate
 from uncpaper.originals.ddu_files import evaluate
 from uncpaper.originals.engine import spelt
-from uncpaper.reproduce.cli import settings
-from uncpaper.reproduce.experiments import checked, find
+from uncpaper.reproduce.experiments import find
 from uncpaper.reproduce.runs import run_of
 
 refused = functools.partial(refused_by, translate)
+runs = functools.partial(runs_at, "")
 
 # Names and defaults of the original's parsers, and which flags take no value
 
@@ -40,17 +40,6 @@ ACTIVE = {"--seed": int, "--model": "resnet18", "-ambiguous": False, "--dataset-
 ORIGINAL = {"train.py": TRAIN, "train_ensemble.py": TRAIN | {"--ensemble": 5}, "evaluate.py": EVALUATE,
             "active_learning_script.py": ACTIVE}
 ALL = [(script, flag) for script, flags in FLAGS.items() for flag in flags]
-
-
-def runs(translation):
-    "The words of the command that set parameters, checked against what the experiment declares."
-    words = shlex.split(translation.command())
-    assert words[:3] == ["uncpaper", "run",
-                         translation.experiment] and words[3::2] == ["-p"] * len(translation.parameters)
-    given = settings(words[4::2])
-    assert given == dict(translation.parameters)
-    [experiment] = find(translation.experiment)
-    return checked(given, experiment.defaults)
 
 
 def planned(translation):

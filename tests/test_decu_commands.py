@@ -1,22 +1,19 @@
 "Original DECU command lines: every flag of the thirteen scripts, every refusal, and what the experiments declare."
 
-import ast
 import functools
 import math
 import shlex
 from unittest.mock import Mock
 
 import pytest
-from refusals import noted, refused_by
+from translations import noted, planned, refused_by, runs_at
 
 from uncpaper.originals.decu import FLAGS, SCRIPTS, SHORT, asked, translate
 from uncpaper.originals.engine import Translation, spelt
-from uncpaper.reproduce.cli import original_of, originals, settings
-from uncpaper.reproduce.experiments import checked, find
-from uncpaper.reproduce.runs import run_of
-from uncpaper.reproduce.stages import in_order
+from uncpaper.reproduce.cli import original_of, originals
 
 refused = functools.partial(refused_by, translate)
+runs = functools.partial(runs_at, "paper")
 
 # Names and defaults of the original's parsers; a type: the flag must be given
 
@@ -56,33 +53,6 @@ def line(script, words=""):
     missing = {name: value for name, value in NEEDED.get(script, {}).items() if name not in given}
     flat = [word for pair in missing.items() for word in pair if word is not None]
     return shlex.join(["python", script, *given, *flat])
-
-
-@functools.cache
-def experiment_of(name):
-    [experiment] = find(name)
-    return experiment
-
-
-def runs(translation):
-    "The parameters that the command sets, checked against what the experiment declares."
-    words = shlex.split(translation.command())
-    assert words[:5] == ["uncpaper", "run", translation.experiment, "--profile", "paper"]
-    assert words[5::2] == ["-p"] * len(translation.parameters)
-    given = settings(words[6::2])
-    assert given == dict(translation.parameters)
-    assert "paper" in experiment_of(translation.experiment).profiles
-    return checked(given, experiment_of(translation.experiment).defaults)
-
-
-def planned(translation):
-    "The stages that the command would run, with those that they need; nothing is run."
-    return planned_by(translation.experiment, translation.profile, str(dict(translation.parameters)))
-
-
-@functools.cache
-def planned_by(experiment, profile, parameters):
-    return in_order(run_of(experiment_of(experiment), profile, **ast.literal_eval(parameters)).stages)
 
 
 def stages(translation, kind):

@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from uncpaper.data.photos import read_table
 from uncpaper.models import latent as library
 from uncpaper.papers import decu
 from uncpaper.papers.decu import latents
@@ -238,7 +239,7 @@ def test_the_published_file_is_read_as_it_is(originals, data_folder):
     t, label = torch.full((6,), 500.0), torch.tensor([0, 1, 2, 0, 1, 2])
     with torch.no_grad(): said = labelled(z, t, label)
     torch.testing.assert_close(said, network(z, t, table.weight[label][:, None]).sample, rtol=1e-5, atol=1e-5)
-    rows, labels = latents.read_table(data_folder / "cin256-v2", "classes")
+    rows, labels = read_table(data_folder / "cin256-v2", "classes")
     assert torch.equal(rows, table.weight) and labels.tolist() == [0, 1, 2]
 
 

@@ -7,17 +7,14 @@ from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
-from refusals import noted, refused_by
+from translations import noted, planned, refused_by, runs_at
 
 from uncpaper.originals.eiv import OPTIONS, SCRIPTS, asked, translate
 from uncpaper.originals.eiv_files import SETS, Tree
 from uncpaper.originals.engine import Translation
-from uncpaper.reproduce.cli import settings
-from uncpaper.reproduce.experiments import checked, find
-from uncpaper.reproduce.runs import run_of
-from uncpaper.reproduce.stages import in_order
 
 refused = functools.partial(refused_by, translate)
+runs = functools.partial(runs_at, "paper")
 
 # Names and defaults of the original's configuration files
 
@@ -83,28 +80,6 @@ def line(script, *words):
     given = {}
     for word in [*SCRIPT_LINES[script].split(), *words]: given[word.partition("=")[0]] = word
     return shlex.join(["python", script, "-m", *given.values()])
-
-
-@functools.cache
-def experiment_of(name):
-    [experiment] = find(name)
-    return experiment
-
-
-def runs(translation):
-    "The parameters that the command sets, checked against what the experiment declares."
-    words = shlex.split(translation.command())
-    assert words[:5] == ["uncpaper", "run", translation.experiment, "--profile",
-                         "paper"] and words[5::2] == ["-p"] * len(translation.parameters)
-    given = settings(words[6::2])
-    assert given == dict(translation.parameters)
-    assert "paper" in experiment_of(translation.experiment).profiles
-    return checked(given, experiment_of(translation.experiment).defaults)
-
-
-def planned(translation):
-    "The stages that the command would run, with those that they need; nothing is run."
-    return in_order(run_of(experiment_of(translation.experiment), translation.profile, **translation.parameters).stages)
 
 
 # The table

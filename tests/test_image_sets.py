@@ -20,8 +20,8 @@ from uncpaper import data
 from uncpaper.pictures import smaller
 
 DATA = data.roots()[-1]
-BROUGHT = ["ambiguous-mnist", "cifar-10", "cifar-100", "imagenet", "imagenet-100", "imagenet-o", "imagenet-o-64",
-           "svhn", "tiny-imagenet"]
+BROUGHT = ["ambiguous-mnist", "cifar-10", "cifar-100", "cin256-v2", "imagenet", "imagenet-100", "imagenet-o",
+           "imagenet-o-64", "imagenet-train", "svhn", "tiny-imagenet"]
 
 
 def change(monkeypatch, name: str, **fields) -> None:

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['cifar_batch', 'read_cifar10', 'read_cifar100', 'read_svhn', 'read_pictures', 'of_size', 'tiny_labels', 'read_tiny',
            'class_files', 'centre_crop', 'small_centre_crop', 'read_imagenet', 'read_imagenet_100', 'read_imagenet_o',
-           'read_imagenet_o_small', 'face_ages', 'face_parts', 'read_faces']
+           'read_imagenet_o_small', 'square', 'read_train', 'read_table', 'face_ages', 'face_parts', 'read_faces']
 
-# %% ../../nbs/library/00g_photos.ipynb #9c58eb92
+# %% ../../nbs/library/00g_photos.ipynb #de47a7d7
 import re
 import warnings
 from collections.abc import Callable, Sequence
@@ -21,7 +21,7 @@ from torch import Tensor
 from .archives import after_md5, file_inside
 from .cards import DataSet, register
 from .images import check_labels
-from .pickles import PickledBytes, read_pickle
+from .pickles import PickledBytes, read_compvis, read_pickle
 from .splits import shuffled_split
 
 if TYPE_CHECKING: from PIL.Image import Image as Picture
@@ -283,6 +283,50 @@ register(DataSet(
     **_IMAGENET, **_FEW_PIXELS, classes=100, y="(n,) int64, the class 0-99: place of its folder, sorted",
     read=read_imagenet_100, files=("train/*/*.JPEG", "val/*/*.JPEG"),
     note="Reads the same folder as `imagenet`, which must also have train/. `load` takes 860 MB of memory.",
+));
+
+# %% ../../nbs/library/00g_photos.ipynb #c3919c43
+def square(
+    image: "Picture",
+    size: int = 256,  # height and width, pixels
+) -> "Picture":
+    "The shorter side brought to the size (bicubic), and the middle cut out."
+    from PIL import Image, ImageOps
+    return ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
+
+
+def read_train(
+    folder: Path,            # with train/, which holds a folder a class
+    split: str,              # "train"
+) -> tuple[Tensor, Tensor]:  # (n, 3, 256, 256) uint8 RGB, (n,) int64
+    "ImageNet's training set, all at once."
+    return read_pictures(class_files(folder / split), square)
+
+
+def read_table(
+    folder: Path,            # with model.ckpt
+    split: str,              # "classes"
+) -> tuple[Tensor, Tensor]:  # (1001, 512) float32, (1001,) int64
+    "The class vectors in the published model, and their labels."
+    table = read_compvis(folder / "model.ckpt")["cond_stage_model.embedding.weight"]
+    return table, torch.arange(len(table))
+
+# %% ../../nbs/library/00g_photos.ipynb #2f75991f
+register(DataSet(
+    name="imagenet-train", title="ImageNet (ILSVRC 2012), training set", splits={"train": 1_281_167}, **_IMAGENET,
+    **_COLOURED, size=256, classes=1000, x="(n, 3, 256, 256) uint8, RGB: shorter side to 256, middle cut out",
+    y="(n,) int64, the class 0-999: place of its folder, sorted", read=read_train, files=("train/*/*.JPEG",),
+    note="Reads the same folder as `imagenet`, which must also have train/. `load` would take 250 GB of memory; "
+         "`read_pictures(class_files(folder)[:n], square)` reads a part.",
+))
+register(DataSet(
+    name="cin256-v2", title="Latent diffusion of ImageNet at 256 pixels, published weights", splits={"classes": 1001},
+    x="(1001, 512) float32, the vector of each class; the file has the networks too", y="(1001,) int64, the class",
+    licence="MIT", homepage="https://github.com/CompVis/latent-diffusion", read=read_table, folder="cin256-v2",
+    files=("model.ckpt",), classes=1000,
+    citation="R. Rombach, A. Blattmann, D. Lorenz, P. Esser, B. Ommer: High-resolution image synthesis with latent "
+             "diffusion models. CVPR 2022, arXiv:2112.10752",
+    note="Put the published model.ckpt (1.7 GB) below a data folder as cin256-v2/model.ckpt. No checksum is published.",
 ));
 
 # %% ../../nbs/library/00g_photos.ipynb #1ea998ed

@@ -4,20 +4,16 @@
 
 # %% auto #0
 __all__ = ['latent_unet', 'vq_autoencoder', 'encode', 'decode', 'ContextNetwork', 'separated', 'compvis_names', 'to_compvis',
-           'from_compvis', 'read_compvis', 'check_schedule', 'load_latent']
+           'from_compvis', 'check_schedule', 'load_latent']
 
-# %% ../../nbs/library/26_latent.ipynb #67cca4b8
-import io
-import pickle
-import zipfile
-from collections import OrderedDict
+# %% ../../nbs/library/26_latent.ipynb #3e6d83d8
 from pathlib import Path
 
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from ..checks import one_of
+from ..data.pickles import read_compvis
 from .unet import check_heights, even, group_count
 from ..schedules import VariancePreserving, latent_betas
 
@@ -199,59 +195,6 @@ def from_compvis(
             raise ValueError(f"{name} must have shape {tuple(tensor.shape)}, got {tuple(state[name].shape)}")
     return {ours: state[name].reshape(tensor.shape) for (ours, tensor), name
             in zip(model.state_dict().items(), compvis_names(model).values())}
-
-# %% ../../nbs/library/26_latent.ipynb #1564935b
-class _Inert:
-    "Stands for a class or function that a pickle names, and for what it would make. It does nothing."
-    def __new__(cls, *_: object, **__: object) -> "_Inert": return object.__new__(cls)
-    def __init__(self, *_: object, **__: object) -> None: pass
-    def __call__(self, *_: object, **__: object) -> "_Inert": return self
-    __setstate__ = __setitem__ = append = extend = add = __init__
-
-class _Stored:
-    "A tensor that is still in its archive."
-    def __init__(self, storage: tuple, offset: int, size: tuple, stride: tuple, *_: object) -> None:
-        self.storage, self.layout = storage, (size, stride, offset)
-
-    def read(self, archive: zipfile.ZipFile, folder: str) -> Tensor: # of the shape that the file says
-        "The tensor."
-        dtype, key = self.storage
-        return torch.frombuffer(bytearray(archive.read(f"{folder}data/{key}")), dtype=dtype).as_strided(*self.layout)
-
-# %% ../../nbs/library/26_latent.ipynb #8a9ec4d0
-_KNOWN = {("collections", "OrderedDict"): OrderedDict, ("torch._utils", "_rebuild_tensor_v2"): _Stored}
-_KNOWN |= {("torch", f"{name}Storage"): dtype for name, dtype in (
-    ("Double", torch.float64), ("Float", torch.float32), ("Half", torch.float16), ("Long", torch.int64),
-    ("Int", torch.int32))}
-
-class _InertUnpickler(pickle.Unpickler):
-    "Knows the names of `_KNOWN`; any other is inert."
-    def find_class(self, module: str, name: str) -> object:
-        "What a name stands for."
-        return _KNOWN.get((module, name), _Inert)
-
-    def persistent_load(self, stored: tuple) -> tuple[object, str]:
-        "Type of a tensor's numbers, and the archive's name of them."
-        return stored[1], stored[2]
-
-def _read_archive(path: Path) -> dict[str, Tensor]:
-    "The tensors of the state_dict of a .ckpt."
-    with zipfile.ZipFile(path) as archive:
-        folder, = [name.removesuffix("data.pkl") for name in archive.namelist() if name.endswith("/data.pkl")]
-        content = _InertUnpickler(io.BytesIO(archive.read(f"{folder}data.pkl")), encoding="utf-8").load()
-        return {name: tensor.read(archive, folder) for name, tensor in content["state_dict"].items()
-                if isinstance(tensor, _Stored)}
-
-# %% ../../nbs/library/26_latent.ipynb #5c2319f9
-def read_compvis(
-    path: str | Path,    # .ckpt with a state_dict, or safetensors
-) -> dict[str, Tensor]:  # on the CPU
-    "A file's tensors; nothing in it is run. Raises ValueError if it is not there, damaged or without a state_dict."
-    path = Path(path)
-    if not path.is_file(): raise ValueError(f"path must be a file, got {path}")
-    try: return _read_archive(path) if zipfile.is_zipfile(path) else safetensors.torch.load_file(path)
-    except Exception as error:
-        raise ValueError(f"path must be a whole .ckpt with a state_dict, or safetensors, got {path}") from error
 
 # %% ../../nbs/library/26_latent.ipynb #c77cb3c1
 def check_schedule(
