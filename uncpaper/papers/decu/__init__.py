@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['STARTS', 'NOTHINGS', 'MEASURES', 'rotated', 'Told', 'Bins', 'FrozenModel', 'Trained', 'TableLoss', 'TrainTables',
-           'guided', 'Members', 'Drawn', 'pairs_alike', 'Branch', 'information', 'by_bin', 'pixel_information']
+           'times_of', 'guided', 'Members', 'Drawn', 'pairs_alike', 'Branch', 'information', 'by_bin',
+           'pixel_information']
 
 # %% ../../../nbs/papers/decu/index.ipynb #72e4e82e
 import math
@@ -232,7 +233,14 @@ class TrainTables(Stage):
         ensemble = TableEnsemble(self.backbone.labelled().network, self.result()["tables"])
         return ensemble.to(device()).requires_grad_(False)
 
-# %% ../../../nbs/papers/decu/index.ipynb #0787d44a
+# %% ../../../nbs/papers/decu/index.ipynb #09337092
+def times_of(
+    backbone: FrozenModel,
+    calls: int,  # steps of a chain
+) -> list[int]:
+    "The indices of the states of a chain, the last of which is taken for clean."
+    return latent_indices(SCHEDULES[backbone.schedule]().steps, calls)
+
 def guided(
     network: nn.Module,  # asked (x, t, label)
     backbone: FrozenModel,
@@ -244,12 +252,18 @@ def guided(
     if guidance == 1: return denoiser
     return Guided(denoiser, denoiser.given(torch.full_like(label, backbone.images.classes)), guidance)
 
-# %% ../../../nbs/papers/decu/index.ipynb #346ad761
+# %% ../../../nbs/papers/decu/index.ipynb #41d88423
 class Members:
     "An ensemble, ready to draw."
     def __init__(self, tables: TrainTables):
         self.backbone, self.ensemble = tables.backbone, tables.load()
         self.trunk = TableEnsemble(self.ensemble.network.network, self.ensemble.tables[:1]).requires_grad_(False)
+        self.counters: list[Counted] = []
+
+    @property
+    def evaluations(self) -> int:
+        "Of the network so far, without guidance."
+        return sum(counter.evaluations for counter in self.counters)
 
     def start(
         self,
@@ -272,7 +286,7 @@ class Members:
         each = label.repeat(self.ensemble.members)
         trunk = Counted(guided(self.trunk, self.backbone, label, guidance))
         members = Counted(guided(self.ensemble, self.backbone, each, guidance))
-        self.counters = trunk, members
+        self.counters += [trunk, members]
         return branch(trunk, members, self.start(seeds), times, at, self.ensemble.members, sampler, seeds)
 
 # %% ../../../nbs/papers/decu/index.ipynb #7db2afa4
@@ -291,7 +305,7 @@ def pairs_alike(
     sides = [pictures[..., list(side), :, :, :] for side in zip(*pairs)] if pairs else [pictures[..., :0, :, :, :]] * 2
     return structural_similarity(*sides, 255, window)
 
-# %% ../../../nbs/papers/decu/index.ipynb #59339153
+# %% ../../../nbs/papers/decu/index.ipynb #e73686ed
 @dataclass(frozen=True)
 class Branch(Stage):
     "Pictures of every class by all members, one trunk until some step. Raises ValueError for a step there is not."
@@ -323,7 +337,7 @@ class Branch(Stage):
     @property
     def times(self) -> list[int]:
         "The states' times; the members part at that of index `after`."
-        return latent_indices(SCHEDULES[self.tables.backbone.schedule]().steps, self.calls)
+        return times_of(self.tables.backbone, self.calls)
 
     @property
     def predicted(self) -> int:
@@ -358,20 +372,18 @@ class Branch(Stage):
 
     def build(self, folder: Path) -> dict:
         "All classes, part by part; `calls` says how many evaluations were predicted, and how many were made now."
-        members, counted = Members(self.tables), 0
+        members = Members(self.tables)
         size = max(1, self.together // (self.noises * self.tables.members))
         parts = torch.arange(self.tables.backbone.images.classes).split(size)
         def made() -> dict[str, Tensor]: return self.part(members, classes)._asdict()
         found = []
         for classes in tqdm(parts, desc=self.label, unit="part", leave=False):
             found.append(Drawn(**kept(folder / f"part-{classes[0]}.safetensors", made)))
-            counted += sum(c.evaluations for c in getattr(members, "counters", ()))
-            members.counters = ()
         distances, pictures, alike = zip(*found)
         for path in folder.glob("part-*"): path.unlink()
         return {"t": torch.tensor(self.times[self.after :]), "distances": torch.cat(distances, 1),
                 "pictures": torch.cat(pictures), "alike": torch.cat(alike),
-                "calls": {"predicted": self.predicted, "counted now": counted}}
+                "calls": {"predicted": self.predicted, "counted now": members.evaluations}}
 
 # %% ../../../nbs/papers/decu/index.ipynb #aa5dca51
 def information(

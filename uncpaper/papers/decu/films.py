@@ -5,18 +5,17 @@
 # %% auto #0
 __all__ = ['Film']
 
-# %% ../../../nbs/papers/decu/films.ipynb #5dfb3037
+# %% ../../../nbs/papers/decu/films.ipynb #dac3810f
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 
-from ...diffusion import Frame, latent_indices
+from ...diffusion import Frame
 from ...ensembles import wasserstein_distances
-from . import Members, information, pixel_information
-from ...schedules import SCHEDULES
+from . import Members, information, pixel_information, times_of
 
-# %% ../../../nbs/papers/decu/films.ipynb #a5b20feb
+# %% ../../../nbs/papers/decu/films.ipynb #e045594f
 @dataclass(frozen=True)
 class Film:
     "One picture, drawn by all members."
@@ -28,7 +27,7 @@ class Film:
     @property
     def times(self) -> list[int]:
         "Of the states."
-        return latent_indices(SCHEDULES[self.members.backbone.schedule]().steps, self.calls)
+        return times_of(self.members.backbone, self.calls)
 
     @property
     def kept(self) -> list[int]:
@@ -42,10 +41,10 @@ class Film:
         guidance: float, # s; 1 is no guidance
     ) -> Iterator[Frame]:
         "A frame for each state that is kept, as it is drawn."
-        at, label = self.times[after], torch.tensor([c], device=self.members.ensemble.tables.device)
-        ways = self.members.draw(label, [self.seed], self.times, at, guidance)
-        for i, (t, x, mean) in enumerate(ways):
-            if i not in self.kept: continue
+        times, kept = self.times, set(self.kept)
+        label = torch.tensor([c], device=self.members.ensemble.tables.device)
+        for i, (t, x, mean) in enumerate(self.members.draw(label, [self.seed], times, times[after], guidance)):
+            if i not in kept: continue
             state, clean = (self.members.backbone.images.decoded(v[:, 0]).cpu() for v in (x, mean))
             apart = information(wasserstein_distances(x[:, 0].flatten(1))).item()
             yield Frame(t, state, clean, apart, pixel_information(clean))
