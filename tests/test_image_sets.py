@@ -20,7 +20,7 @@ from uncpaper import data
 from uncpaper.pictures import smaller
 
 DATA = data.roots()[-1]
-BROUGHT = ["ambiguous-mnist", "cifar-10", "cifar-100", "cin256-v2", "imagenet", "imagenet-100", "imagenet-o",
+BROUGHT = ["ambiguous-mnist", "celeba", "cifar-10", "cifar-100", "cin256-v2", "imagenet", "imagenet-100", "imagenet-o",
            "imagenet-o-64", "imagenet-train", "svhn", "tiny-imagenet"]
 
 
@@ -359,6 +359,51 @@ def test_a_part_of_imagenet(data_folder):
     assert x.shape == (1, 3, 224, 224) and y.tolist() == [1] and data.load("imagenet-o", "test").x[1:2].equal(x)
     with pytest.raises(ValueError, match="files must hold at least one picture"):
         data.read_pictures([], data.centre_crop)
+
+
+# ---- CelebA -----------------------------------------------------------------------------------------------------
+
+def celebrities(folder: Path, parts: str = "0012") -> list[Path]:
+    (folder / "img_align_celeba").mkdir(parents=True)
+    generator, paths = np.random.default_rng(0), []
+    for number in range(1, len(parts) + 1):
+        paths.append(folder / "img_align_celeba" / f"{number:06}.jpg")
+        Image.fromarray(generator.integers(0, 256, (9, 9, 3), dtype=np.uint8)).resize((178, 218)).save(paths[-1])
+    lines = [f"{path.name} {part}\n" for path, part in zip(paths, parts)]
+    (folder / "list_eval_partition.txt").write_text("".join(lines))
+    return paths
+
+
+def test_celeba(data_folder, monkeypatch):
+    from torchvision import transforms
+    paths = celebrities(data_folder / "celeba")
+    with pytest.raises(data.DataCorrupt, match="list_eval_partition.txt: MD5 is .* expected d32c9cbf5e04…"):
+        data.load("celeba", "train")
+    change(monkeypatch, "celeba", read=data.read_celebrities)
+    x, y = data.load("celeba", "train")
+    assert (x.shape, x.dtype, y.dtype, y.tolist()) == ((2, 3, 64, 64), torch.uint8, torch.int64, [1, 2])
+    theirs = transforms.Resize((64, 64))    # as the paper's code does: no crop
+    for path, ours in zip(paths, x): assert (np.array(theirs(Image.open(path))) == ours.permute(1, 2, 0).numpy()).all()
+    assert [data.load("celeba", split).y.tolist() for split in ("val", "test")] == [[3], [4]]
+
+
+def test_celeba_list_is_torchvisions(data_folder, tmp_path):
+    from torchvision.datasets import CelebA
+    published = {name: md5 for _, md5, name in CelebA.file_list}["list_eval_partition.txt"]
+    celebrities(data_folder / "celeba")
+    with pytest.raises(data.DataCorrupt, match=f"expected {published[:12]}"): data.load("celeba", "test")
+
+
+def test_celeba_refuses_what_does_not_fit(tmp_path):
+    paths = celebrities(tmp_path / "celeba")
+    Image.new("RGB", (178, 178)).save(paths[3])
+    with pytest.raises(ValueError, match="000004.jpg: pictures must be 178 x 218 pixels, it is 178 x 178"):
+        data.read_celebrities(tmp_path, "test")
+    paths[2].unlink()
+    with pytest.raises(FileNotFoundError, match="000003.jpg"): data.read_celebrities(tmp_path, "val")
+    (tmp_path / "celeba" / "list_eval_partition.txt").write_text("image_id,partition\n000001.jpg,0\n")
+    with pytest.raises(ValueError, match="must be a picture and 0, 1 or 2, one is 'image_id,partition'"):
+        data.read_celebrities(tmp_path, "train")
 
 
 # ---- Ambiguous-MNIST --------------------------------------------------------------------------------------------

@@ -5,17 +5,17 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/library/00_data.ipynb #f35da08b
+# %% ../../nbs/library/00_data.ipynb #856464ea
 from .archives import (DataCorrupt, DataMissing, Reader, after_md5, copy_counted, fetch, file_inside,
                                     sha256, unpack)
 from .cards import (DataSet, Split, card, cards, checksums, digest, download, folder, load, loading,
                                  missing, names, register, registry, roots, verified)
 from .images import (DIGITS_PARTS, GLYPH_LETTERS, check_labels, read_all, read_ambiguous, read_digits,
                                   read_idx, read_mnist, read_small_mnist)
-from .photos import (centre_crop, cifar_batch, class_files, face_ages, face_parts, of_size, read_cifar10,
-                                  read_cifar100, read_faces, read_imagenet, read_imagenet_100, read_imagenet_o,
-                                  read_imagenet_o_small, read_pictures, read_svhn, read_tiny, small_centre_crop,
-                                  tiny_labels)
+from .photos import (celebrity_files, centre_crop, cifar_batch, class_files, face_ages, face_parts,
+                                  of_size, read_celebrities, read_cifar10, read_cifar100, read_faces, read_imagenet,
+                                  read_imagenet_100, read_imagenet_o, read_imagenet_o_small, read_pictures, read_svhn,
+                                  read_tiny, small_centre_crop, squeezed, tiny_labels)
 from .pickles import PickledBytes, read_pickle
 from .splits import duplicate_groups, published_split, shuffled_split
 from .tabular import (WEATHER, WEEKDAYS, Standardiser, bike_features, bike_rows, read_bikes,

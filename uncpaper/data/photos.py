@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['cifar_batch', 'read_cifar10', 'read_cifar100', 'read_svhn', 'read_pictures', 'of_size', 'tiny_labels', 'read_tiny',
            'class_files', 'centre_crop', 'small_centre_crop', 'read_imagenet', 'read_imagenet_100', 'read_imagenet_o',
-           'read_imagenet_o_small', 'square', 'read_train', 'read_table', 'face_ages', 'face_parts', 'read_faces']
+           'read_imagenet_o_small', 'square', 'read_train', 'read_table', 'face_ages', 'face_parts', 'read_faces',
+           'celebrity_files', 'squeezed', 'read_celebrities']
 
 # %% ../../nbs/library/00g_photos.ipynb #de47a7d7
 import re
@@ -392,4 +393,53 @@ register(DataSet(
     archives=("UTKFace.tar.gz", "UTKFace.tgz", "UTKFace.zip"),
     note="Put the folder UTKFace, or the archive UTKFace.tar.gz, below a data folder. No checksum is published. Files "
          "whose names do not parse are left out, with a warning that counts them.",
+));
+
+# %% ../../nbs/library/00g_photos.ipynb #f0101bdd
+_PARTS = {"train": "0", "val": "1", "test": "2"} # as in list_eval_partition.txt
+
+
+def celebrity_files(
+    folder: Path,               # with list_eval_partition.txt and, beside it, img_align_celeba/; at any depth
+    split: str,                 # "train", "val" or "test"
+) -> list[tuple[Path, int]]:    # picture, number in its name; in the order of the list
+    "Files of CelebA. Raises ValueError for a line that is not a picture and its part."
+    listed = file_inside(folder, "list_eval_partition.txt")
+    lines = listed.read_text().splitlines()
+    wrong = next((line for line in lines if not re.fullmatch(r"\d+\.jpg [012]\s*", line)), None)
+    if wrong is not None: raise ValueError(f"lines of {listed.name} must be a picture and 0, 1 or 2, one is {wrong!r}")
+    rows = [line.split() for line in lines]
+    return [(listed.parent / "img_align_celeba" / name, int(name.removesuffix(".jpg")))
+            for name, part in rows if part == _PARTS[split]]
+
+# %% ../../nbs/library/00g_photos.ipynb #e6d1d8b9
+def squeezed(
+    image: "Picture",  # 178 x 218
+) -> "Picture":        # 64 x 64
+    "The whole picture, smaller (bilinear, antialiased). Raises ValueError unless it has the size of CelebA's."
+    from PIL import Image
+    if image.size == (178, 218): return image.resize((64, 64), Image.Resampling.BILINEAR)
+    raise ValueError(f"pictures must be 178 x 218 pixels, it is {image.width} x {image.height}")
+
+
+def read_celebrities(
+    folder: Path,                # with list_eval_partition.txt and, beside it, img_align_celeba/; at any depth
+    split: str,                  # "train", "val" or "test"
+) -> tuple[Tensor, Tensor]:      # (n, 3, 64, 64) uint8 RGB, (n,) int64 number
+    "CelebA, aligned, small. Raises ValueError as `celebrity_files` and `squeezed` do."
+    return read_pictures(celebrity_files(folder, split), squeezed)
+
+# %% ../../nbs/library/00g_photos.ipynb #c205f233
+register(DataSet(
+    name="celeba", title="CelebA, aligned", splits={"train": 162_770, "val": 19_867, "test": 19_962},
+    **_COLOURED, size=64, x="(n, 3, 64, 64) uint8, RGB: the whole picture of 178 x 218, squeezed",
+    y="(n,) int64, the number in the picture's name: 1-202599", licence="non-commercial research only",
+    citation="Z. Liu, P. Luo, X. Wang, X. Tang: Deep learning face attributes in the wild. ICCV 2015, arXiv:1411.7766",
+    homepage="https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html", folder="celeba",
+    files=("**/list_eval_partition.txt", "**/img_align_celeba/*.jpg"),
+    read=after_md5(read_celebrities, {"list_eval_partition.txt": "d32c9cbf5e040fd4025c592c306e6668"}),
+    note="Put list_eval_partition.txt and, unpacked, the folder img_align_celeba below a data folder as celeba/, as "
+         "torchvision does. The list is compared with the MD5 that torchvision publishes; pictures have none of their "
+         "own. `load` takes 2 GB of memory for training; `read_pictures(celebrity_files(folder, split)[:n], squeezed)` "
+         "reads a part.",
 ));
