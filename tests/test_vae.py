@@ -176,11 +176,10 @@ def test_loss_is_minus_the_mean_elbo_of_torchs_random_state():
 @pytest.mark.parametrize("by", SCORES)
 def test_blocks_change_nothing_and_bound_what_is_decoded_at_once(by, monkeypatch):
     model, x, seen = curved(), torch.randn(3, 2, dtype=torch.float64, generator=generator(14)), []
-    options = {"draws": 101, "generator": None}
     def both():
         bound = "elbo" if by == "elbo" else "iwae"
-        value = model.log_prob(x, bound=bound, **options | {"generator": generator(15)})
-        return value, model.score(x, by=by, **options | {"generator": generator(15)})
+        value = model.log_prob(x, bound=bound, draws=101, generator=generator(15))
+        return value, model.score(x, by=by, draws=101, generator=generator(15))
     whole = both()
     monkeypatch.setattr(module, "AT_ONCE", 12)
     model.decoder.register_forward_hook(lambda network, given, out: seen.append(given[0].shape[:2].numel()))

@@ -167,7 +167,7 @@ class BiGAN(Autoencoder):
         distance = self.critic(data).mean() - self.critic(drawn).mean()
         return distance + self.reconstruction * super().loss(x, sigma)
 
-# %% ../../nbs/library/29_autoencoders.ipynb #2b6b8a87
+# %% ../../nbs/library/29_autoencoders.ipynb #f7355147
 class AVB(LatentModel):
     "Adversarial variational Bayes with a Gaussian decoder (Mescheder et al., 2017)."
     def __init__(
@@ -186,7 +186,12 @@ class AVB(LatentModel):
         self.decoder = decoder_network(dimension, hidden, latent, True, for_decoder)
         self.critic = Dense((dimension + latent, 256, 256, 1), for_critic)
 
-    def propose(self, x: Tensor, noise: Tensor, sigma: float | Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def propose(
+        self,
+        x: Tensor,                           # (n, D)
+        noise: Tensor,                       # (draws, n, noise)
+        sigma: float | Tensor | None = None, # as in `told`
+    ) -> tuple[Tensor, Tensor]:
         told, x = self.told(len(x), sigma), x.expand(*noise.shape[:-1], -1)
         z = self.encoder(torch.cat([x, 3 * noise], -1), told)
         return z, self.critic(torch.cat([x, z], -1), told)[..., 0]

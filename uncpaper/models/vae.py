@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['BOUNDS', 'SCORES', 'AT_ONCE', 'BernoulliVAE', 'kl_to_standard_normal', 'Told', 'Dense', 'Convolutions',
            'ConvolutionalEncoder', 'ConvolutionalDecoder', 'encoder_network', 'decoder_network', 'conditionings',
-           'standard_normal', 'log_normal', 'weighted_mean', 'GaussianDecoder', 'LatentModel', 'VAE',
-           'convolutional_vae']
+           'standard_normal', 'log_normal', 'weighted_mean', 'GaussianDecoder', 'noise_blocks', 'ProposedLatents',
+           'LatentModel', 'VAE', 'convolutional_vae']
 
 # %% ../../nbs/library/19_vae.ipynb #0209be2f
 import math
@@ -283,64 +283,90 @@ class GaussianDecoder(Generative):
         mean, log_std = self.decode(z, sigma)
         return mean + log_std.exp() * noise
 
-# %% ../../nbs/library/19_vae.ipynb #1f5a8c5e
-class LatentModel(GaussianDecoder):
+# %% ../../nbs/library/19_vae.ipynb #fc49bccb
+def noise_blocks(
+    x: Tensor,                          # (n, D)
+    draws: int,                         # for each of x
+    width: int,                         # numbers of a draw
+    generator: torch.Generator | None,  # on the CPU; None: torch's own
+) -> Sequence[Tensor]:                  # (draws of the block, n, width) each
+    "Standard normal numbers in blocks of AT_ONCE latents, or one draw. Raises ValueError unless draws >= 1."
+    within("draws", draws, 1, math.inf)
+    noise = standard_normal(x, draws, len(x), width, generator=generator)
+    return noise.split(max(1, AT_ONCE // max(1, len(x))))
+
+class ProposedLatents(GaussianDecoder):
     "A Gaussian decoder, and what proposes latents, made of `noise` standard normal numbers a draw."
     density = "bound"
 
-    def propose(self, x: Tensor, noise: Tensor, sigma: float | Tensor | None = None) -> tuple[Tensor, Tensor]:
-        "For x (n, D) and noise (draws, n, noise): z, (draws, n, latent), and log q(z|x) - log p(z), (draws, n)."
+    def propose(
+        self,
+        x: Tensor,                           # (n, D)
+        noise: Tensor,                       # (draws, n, noise)
+        sigma: float | Tensor | None = None, # as in `told`
+    ) -> tuple[Tensor, Tensor]:              # z, (draws, n, latent), and log q(z|x) - log p(z), (draws, n)
+        "Latents for x, and by how much likelier they are than before x was seen."
         raise NotImplementedError
 
-    def weigh(self, x: Tensor, noise: Tensor, sigma: float | Tensor | None = None) -> tuple[Tensor, Tensor]:
-        "For the same: log w(z), (draws, n), and the gradient of log p(x|z) in x, (draws, n, D)."
+    def weigh(
+        self,
+        x: Tensor,                           # (n, D)
+        noise: Tensor,                       # (draws, n, noise)
+        sigma: float | Tensor | None = None, # as in `told`
+    ) -> tuple[Tensor, Tensor]:              # log w(z), (draws, n), and the gradient of log p(x|z) in x, (draws, n, D)
+        "Importance weights of what is proposed, and what Fisher's identity averages."
         z, surplus = self.propose(x, noise, sigma)
         mean, log_std = self.decode(z, sigma)
         return log_normal(x, mean, log_std) - surplus, (mean - x) * (-2 * log_std).exp()
 
-    def blocks(self, x: Tensor, draws: int, generator: torch.Generator | None) -> Sequence[Tensor]:
-        "Noise for x (n, D), in blocks of AT_ONCE latents, or one draw. Raises ValueError unless draws >= 1."
-        within("draws", draws, 1, math.inf)
-        noise = standard_normal(x, draws, len(x), self.noise, generator=generator)
-        return noise.split(max(1, AT_ONCE // max(1, len(x))))
-
+# %% ../../nbs/library/19_vae.ipynb #76af8b18
+class LatentModel(ProposedLatents):
+    "Bounds of a log-density by proposed latents, and what stands for its gradient."
     def log_prob(
         self,
-        x: Tensor, # (n, D)
-        sigma: float | Tensor | None = None,
+        x: Tensor,                                 # (n, D)
+        sigma: float | Tensor | None = None,       # as in `told`
         draws: int = 1,                            # of z, K
         generator: torch.Generator | None = None,  # on the CPU; None: torch's own
         bound: str = "iwae",                       # a key of BOUNDS
-    ) -> Tensor:   # (n,), nats
+    ) -> Tensor:                                   # (n,), nats
         "A bound with random draws (Burda et al., Eq. 8). Raises ValueError for an unknown bound or draws < 1."
         one_of("bound", bound, BOUNDS)
-        log_weights = torch.cat([self.weigh(x, noise, sigma)[0] for noise in self.blocks(x, draws, generator)])
+        blocks = noise_blocks(x, draws, self.noise, generator)
+        log_weights = torch.cat([self.weigh(x, noise, sigma)[0] for noise in blocks])
         return log_weights.mean(0) if bound == "elbo" else log_weights.logsumexp(0) - math.log(draws)
 
-    def score(
+    def slope(
         self,
-        x: Tensor, # (n, D)
-        sigma: float | Tensor | None = None,
-        by: str = "iwae",                          # a key of SCORES
-        draws: int | None = None,                  # of z; None: as many as SCORES says
-        generator: torch.Generator | None = None,  # on the CPU; None: torch's own
-    ) -> Tensor:   # (n, D)
-        "What stands for the gradient of log p(x). Raises ValueError for an unknown `by` or draws < 1."
-        draws = SCORES[one_of("by", by, SCORES)] if draws is None else draws
-        part = self.weigh if by == "fisher" else partial(self.slope, by=by)
-        with torch.no_grad():
-            return weighted_mean(part(x, noise, sigma) for noise in self.blocks(x, draws, generator))
-
-    def slope(self, x: Tensor, noise: Tensor, sigma: float | Tensor | None, by: str) -> tuple[Tensor, Tensor]:
-        "For x (n, D): the logarithm of a block's weight, (1, n), and the gradient of its bound, (1, n, D)."
+        x: Tensor,                           # (n, D)
+        noise: Tensor,                       # (draws, n, noise)
+        sigma: float | Tensor | None = None, # as in `told`
+        bound: str = "iwae",                 # a key of BOUNDS
+    ) -> tuple[Tensor, Tensor]:              # logarithm of the block's weight, (1, n), and gradient, (1, n, D)
+        "The gradient of a bound over one block of draws."
         with torch.enable_grad():
             x = x.detach().requires_grad_()
             log_weights = self.weigh(x, noise, sigma)[0]
-            shares = log_weights.detach() if by == "iwae" else torch.zeros_like(log_weights)
-            bound = (shares.softmax(0) * log_weights).sum() # its gradient is the bound's
-            return shares.logsumexp(0, keepdim=True), torch.autograd.grad(bound, x)[0][None]
+            shares = log_weights.detach() if bound == "iwae" else torch.zeros_like(log_weights)
+            mean = (shares.softmax(0) * log_weights).sum()
+            return shares.logsumexp(0, keepdim=True), torch.autograd.grad(mean, x)[0][None]
 
-# %% ../../nbs/library/19_vae.ipynb #68d82330
+    @torch.no_grad()
+    def score(
+        self,
+        x: Tensor,                                 # (n, D)
+        sigma: float | Tensor | None = None,       # as in `told`
+        by: str = "iwae",                          # a key of SCORES
+        draws: int | None = None,                  # of z; None: as many as SCORES says
+        generator: torch.Generator | None = None,  # on the CPU; None: torch's own
+    ) -> Tensor:                                   # (n, D)
+        "What stands for the gradient of log p(x). Raises ValueError for an unknown `by` or draws < 1."
+        usual = SCORES[one_of("by", by, SCORES)]
+        draws = usual if draws is None else draws
+        part = self.weigh if by == "fisher" else partial(self.slope, bound=by)
+        return weighted_mean(part(x, noise, sigma) for noise in noise_blocks(x, draws, self.noise, generator))
+
+# %% ../../nbs/library/19_vae.ipynb #bc5abef0
 class VAE(LatentModel):
     "A variational autoencoder with a Gaussian decoder (Kingma and Welling, 2014, appendix C.2, with one spread)."
     def __init__(
@@ -365,7 +391,12 @@ class VAE(LatentModel):
         "Where vectors lie."
         return self.encoder(x, self.told(len(x), sigma)).chunk(2, -1)
 
-    def propose(self, x: Tensor, noise: Tensor, sigma: float | Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def propose(
+        self,
+        x: Tensor,                           # (n, D)
+        noise: Tensor,                       # (draws, n, latent)
+        sigma: float | Tensor | None = None, # as in `told`
+    ) -> tuple[Tensor, Tensor]:
         mean, log_std = self.encode(x, sigma)
         z = mean + log_std.exp() * noise
         return z, ((z**2 - noise**2) / 2 - log_std).sum(-1)
