@@ -76,8 +76,8 @@ def test_the_penalty_of_a_quadratic_critic():
 
 def test_bigan_s_losses_for_a_linear_critic():
     torch.manual_seed(0)
-    model, x = BiGAN(3, 2, (5,), penalty=10.0, reconstruction=0.5), torch.randn(4, 3)
-    model.critic = torch.nn.Linear(5, 1)
+    model, x = BiGAN(3, 2, (5,)), torch.randn(4, 3)
+    model.critic, model.reconstruction = torch.nn.Linear(5, 1), 0.5
     torch.manual_seed(1)
     critic_loss = model.critic_loss(x)
     z = 2 * torch.rand(4, 2, generator=torch.Generator().manual_seed(1)) - 1

@@ -6,7 +6,7 @@
 __all__ = ['BOUNDS', 'SCORES', 'AT_ONCE', 'BernoulliVAE', 'kl_to_standard_normal', 'Told', 'Dense', 'Convolutions',
            'ConvolutionalEncoder', 'ConvolutionalDecoder', 'encoder_network', 'decoder_network', 'conditionings',
            'standard_normal', 'log_normal', 'weighted_mean', 'GaussianDecoder', 'noise_blocks', 'ProposedLatents',
-           'LatentModel', 'VAE', 'convolutional_vae']
+           'bound_slope', 'LatentModel', 'VAE', 'convolutional_vae']
 
 # %% ../../nbs/library/19_vae.ipynb #0209be2f
 import math
@@ -191,7 +191,7 @@ class ConvolutionalDecoder(nn.Module):
         picture, rest = drawn.tensor_split([self.shape.dimension], 1)
         return torch.cat([picture, self.spread(rest)], 1).unflatten(0, z.shape[:-1])
 
-# %% ../../nbs/library/19_vae.ipynb #550cd7e9
+# %% ../../nbs/library/19_vae.ipynb #99de5c91
 def encoder_network(
     dimension: int,                            # D
     hidden: Sequence[int] | Convolutions,      # widths from the data's side, or convolutions of D numbers
@@ -204,6 +204,7 @@ def encoder_network(
     one_of("dimension", dimension, [hidden.dimension])
     return ConvolutionalEncoder(hidden, outputs, extra, conditioning)
 
+# %% ../../nbs/library/19_vae.ipynb #d5c85f78
 def decoder_network(
     dimension: int,                            # D
     hidden: Sequence[int] | Convolutions,      # as the encoder's
@@ -242,9 +243,9 @@ def log_normal(
     "The log-density of independent normal numbers, summed over the last axis."
     return -(((x - mean) * (-log_std).exp()) ** 2 / 2 + log_std + math.log(2 * math.pi) / 2).sum(-1)
 
-# %% ../../nbs/library/19_vae.ipynb #c47201a4
+# %% ../../nbs/library/19_vae.ipynb #0281a85d
 def weighted_mean(
-    parts: Iterable[tuple[Tensor, Tensor]], # logarithms of weights, (draws, n), and values, (draws, n, D), block by block
+    parts: Iterable[tuple[Tensor, Tensor]], # block by block: log-weights, (draws, n), and values, (draws, n, D)
 ) -> Tensor:                                # (n, D)
     "The mean of all values with all weights; weights need not add up to one."
     total, mean = torch.tensor(-math.inf), 0
@@ -283,7 +284,7 @@ class GaussianDecoder(Generative):
         mean, log_std = self.decode(z, sigma)
         return mean + log_std.exp() * noise
 
-# %% ../../nbs/library/19_vae.ipynb #fc49bccb
+# %% ../../nbs/library/19_vae.ipynb #b5db05d8
 def noise_blocks(
     x: Tensor,                          # (n, D)
     draws: int,                         # for each of x
@@ -295,6 +296,7 @@ def noise_blocks(
     noise = standard_normal(x, draws, len(x), width, generator=generator)
     return noise.split(max(1, AT_ONCE // max(1, len(x))))
 
+# %% ../../nbs/library/19_vae.ipynb #427c8b5f
 class ProposedLatents(GaussianDecoder):
     "A Gaussian decoder, and what proposes latents, made of `noise` standard normal numbers a draw."
     density = "bound"
@@ -319,7 +321,23 @@ class ProposedLatents(GaussianDecoder):
         mean, log_std = self.decode(z, sigma)
         return log_normal(x, mean, log_std) - surplus, (mean - x) * (-2 * log_std).exp()
 
-# %% ../../nbs/library/19_vae.ipynb #76af8b18
+# %% ../../nbs/library/19_vae.ipynb #99fcf7a0
+def bound_slope(
+    model: ProposedLatents,
+    x: Tensor,                           # (n, D)
+    noise: Tensor,                       # (draws, n, noise)
+    sigma: float | Tensor | None = None, # as in `told`
+    bound: str = "iwae",                 # a key of BOUNDS
+) -> tuple[Tensor, Tensor]:              # logarithm of the block's weight, (1, n), and gradient, (1, n, D)
+    "The gradient of a bound over one block of draws."
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        log_weights = model.weigh(x, noise, sigma)[0]
+        shares = log_weights.detach() if bound == "iwae" else torch.zeros_like(log_weights)
+        mean = (shares.softmax(0) * log_weights).sum()
+        return shares.logsumexp(0, keepdim=True), torch.autograd.grad(mean, x)[0][None]
+
+# %% ../../nbs/library/19_vae.ipynb #380679f5
 class LatentModel(ProposedLatents):
     "Bounds of a log-density by proposed latents, and what stands for its gradient."
     def log_prob(
@@ -336,21 +354,6 @@ class LatentModel(ProposedLatents):
         log_weights = torch.cat([self.weigh(x, noise, sigma)[0] for noise in blocks])
         return log_weights.mean(0) if bound == "elbo" else log_weights.logsumexp(0) - math.log(draws)
 
-    def slope(
-        self,
-        x: Tensor,                           # (n, D)
-        noise: Tensor,                       # (draws, n, noise)
-        sigma: float | Tensor | None = None, # as in `told`
-        bound: str = "iwae",                 # a key of BOUNDS
-    ) -> tuple[Tensor, Tensor]:              # logarithm of the block's weight, (1, n), and gradient, (1, n, D)
-        "The gradient of a bound over one block of draws."
-        with torch.enable_grad():
-            x = x.detach().requires_grad_()
-            log_weights = self.weigh(x, noise, sigma)[0]
-            shares = log_weights.detach() if bound == "iwae" else torch.zeros_like(log_weights)
-            mean = (shares.softmax(0) * log_weights).sum()
-            return shares.logsumexp(0, keepdim=True), torch.autograd.grad(mean, x)[0][None]
-
     @torch.no_grad()
     def score(
         self,
@@ -363,12 +366,12 @@ class LatentModel(ProposedLatents):
         "What stands for the gradient of log p(x). Raises ValueError for an unknown `by` or draws < 1."
         usual = SCORES[one_of("by", by, SCORES)]
         draws = usual if draws is None else draws
-        part = self.weigh if by == "fisher" else partial(self.slope, bound=by)
+        part = self.weigh if by == "fisher" else partial(bound_slope, self, bound=by)
         return weighted_mean(part(x, noise, sigma) for noise in noise_blocks(x, draws, self.noise, generator))
 
-# %% ../../nbs/library/19_vae.ipynb #bc5abef0
+# %% ../../nbs/library/19_vae.ipynb #a95c6ea2
 class VAE(LatentModel):
-    "A variational autoencoder with a Gaussian decoder (Kingma and Welling, 2014, appendix C.2, with one spread)."
+    "With a Gaussian decoder (Kingma and Welling, 2014, C.2). Raises ValueError for widths or sizes that do not fit."
     def __init__(
         self,
         dimension: int,                                             # D
@@ -376,7 +379,6 @@ class VAE(LatentModel):
         hidden: Sequence[int] | Convolutions = (256,),              # between the two
         conditioning: Sequence[Sequence[int]] | None = None,        # widths for encoder and decoder
     ):
-        "Raises ValueError for conditioning or convolutions that do not fit."
         super().__init__(dimension, conditioning)
         for_encoder, for_decoder = conditionings(conditioning, 2)
         self.latent = self.noise = latent
@@ -393,8 +395,7 @@ class VAE(LatentModel):
 
     def propose(
         self,
-        x: Tensor,                           # (n, D)
-        noise: Tensor,                       # (draws, n, latent)
+        x: Tensor, noise: Tensor,            # (n, D) and (draws, n, latent)
         sigma: float | Tensor | None = None, # as in `told`
     ) -> tuple[Tensor, Tensor]:
         mean, log_std = self.encode(x, sigma)
