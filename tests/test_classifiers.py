@@ -15,7 +15,7 @@ from uncpaper.models.classifiers import (AveragedShortcut, Residual, basic_block
                                          wide_resnet, wide_resnet_28_10)
 from uncpaper.models.dropout import SharedDropout
 from uncpaper.models.spectral import SpectralConv2d, bounded, input_sizes, spectral_layers
-from uncpaper.models.vae import VAE, kl_to_standard_normal, perceptron
+from uncpaper.models.vae import BernoulliVAE, kl_to_standard_normal, perceptron
 
 
 def parameters(model):
@@ -337,7 +337,7 @@ def test_kl_to_standard_normal():
 
 def test_negative_elbo_and_its_gradient():
     torch.manual_seed(0)
-    vae, x = VAE(9, (7, 5), 2, mean=0.3, std=0.6).double(), torch.rand(4, 1, 3, 3, dtype=torch.float64)
+    vae, x = BernoulliVAE(9, (7, 5), 2, mean=0.3, std=0.6).double(), torch.rand(4, 1, 3, 3, dtype=torch.float64)
     other = copy.deepcopy(vae)
     torch.manual_seed(1)
     value = vae.negative_elbo(x)
@@ -357,7 +357,7 @@ def test_negative_elbo_and_its_gradient():
 
 def test_gradients_of_the_elbo_by_finite_differences():
     torch.manual_seed(0)
-    vae, x = VAE(4, (3,), 2).double(), torch.rand(3, 4, dtype=torch.float64)
+    vae, x = BernoulliVAE(4, (3,), 2).double(), torch.rand(3, 4, dtype=torch.float64)
     def value(weight):
         torch.manual_seed(1)
         return torch.func.functional_call(_Elbo(vae), {"vae.encoder.0.weight": weight}, x)
@@ -376,7 +376,7 @@ class _Elbo(nn.Module):
 def test_negative_elbo_bounds_the_negative_log_evidence():
     "One latent, one pixel: the evidence by quadrature over z."
     torch.manual_seed(0)
-    vae, x = VAE(1, (4,), 1).double(), torch.ones(1, 1, dtype=torch.float64)
+    vae, x = BernoulliVAE(1, (4,), 1).double(), torch.ones(1, 1, dtype=torch.float64)
     z = torch.linspace(-8, 8, 4001, dtype=torch.float64)
     evidence = torch.trapezoid(Normal(0.0, 1.0).log_prob(z).exp() * vae.decode(z[:, None])[:, 0], z).log()
     with torch.no_grad(): draws = torch.stack([vae.negative_elbo(x) for _ in range(2000)])
@@ -385,7 +385,7 @@ def test_negative_elbo_bounds_the_negative_log_evidence():
 
 def test_autoencoder_shapes_and_training():
     torch.manual_seed(0)
-    vae, x = VAE(64, (32, 16), 4), (torch.rand(32, 1, 8, 8) > 0.7).float()
+    vae, x = BernoulliVAE(64, (32, 16), 4), (torch.rand(32, 1, 8, 8) > 0.7).float()
     assert [type(m) for m in perceptron((2, 3, 1))] == [nn.Linear, nn.ReLU, nn.Linear]
     assert [m.out_features for m in vae.decoder if isinstance(m, nn.Linear)] == [16, 32, 64]
     mean, log_variance = vae.encode(x)

@@ -23,7 +23,7 @@ from ...checks import one_of, within
 from ...data import Split
 from ...ensembles import Ensemble, member_probabilities
 from ...metrics import mutual_information, predictive_entropy
-from ...models.vae import VAE
+from ...models.vae import BernoulliVAE
 from ...numerics import generator
 from . import Network, Score, Task, Train, task
 from ...pictures import GREY, Pictures, Source
@@ -48,9 +48,9 @@ class Autoencoder(Stage):
         "Seconds on one core, roughly."
         return self.epochs * self.pictures.count * self.size**2 * 5e-8
 
-    def network(self) -> VAE:
+    def network(self) -> BernoulliVAE:
         "A new autoencoder, from torch's random state."
-        return VAE(self.size**2, self.hidden, self.latent, GREY.mean[0], GREY.std[0])
+        return BernoulliVAE(self.size**2, self.hidden, self.latent, GREY.mean[0], GREY.std[0])
 
     def build(self, folder: Path) -> dict:
         x = self.pictures.load(self.size).x
@@ -63,13 +63,13 @@ class Autoencoder(Stage):
                    folder / "checkpoint", label="autoencoder")
         return {"history": pd.DataFrame(rows), "weights": model.state_dict()}
 
-    def load(self) -> VAE:
+    def load(self) -> BernoulliVAE:
         "The trained autoencoder, in evaluation mode, on the CPU."
         return restored(self.network(), self.result()["weights"]).cpu()
 
 # %% ../../../nbs/papers/ddu/ambiguous-mnist.ipynb #e70af4d1
 def negative_elbo(
-    model: VAE,
+    model: BernoulliVAE,
     x: Tensor,   # (batch, 1, size, size), in [0, 1]
 ) -> Tensor:     # scalar, nats
     "What an autoencoder minimises."
