@@ -132,8 +132,8 @@ def test_published_size(dimension, conditioning, published):
 
 
 def test_even_dimensions_stay_first_and_odd_ones_next():
-    assert [(layer.stays, layer.network.first.in_features) for layer in SplineFlow(5, 3, 8).layers] == [
-        (0, 3), (1, 2), (0, 3)]
+    couplings = [layer.coupling for layer in SplineFlow(5, 3, 8).layers]
+    assert [(c.stays, c.network.first.in_features) for c in couplings] == [(0, 3), (1, 2), (0, 3)]
 
 
 # what is told
@@ -142,8 +142,8 @@ def unheard(model):
     "Weights for what is told are zero, gates are open."
     with torch.no_grad():
         for layer in model.layers:
-            layer.network.first.weight[:, -model.conditioner.width:] = 0
-            for block in layer.network.blocks:
+            layer.coupling.network.first.weight[:, -model.conditioner.width:] = 0
+            for block in layer.coupling.network.blocks:
                 block.gate.weight.zero_()
                 block.gate.bias.fill_(100.0)
     return model

@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['LEAST', 'UNIT', 'Piece', 'rise', 'way', 'positive', 'knots', 'piece_at', 'spline', 'LULinear', 'GatedBlock',
-           'SplineNetwork', 'SplineLayer', 'Flow', 'check_sizes', 'check_vectors', 'SplineFlow']
+           'SplineNetwork', 'SplineCoupling', 'SplineLayer', 'chain', 'Flow', 'check_sizes', 'check_vectors',
+           'SplineFlow']
 
-# %% ../../nbs/library/28_flow.ipynb #32ea2187
+# %% ../../nbs/library/28_flow.ipynb #935e1761
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -110,7 +111,7 @@ def spline(
     y = piece.x + piece.width * xi if inverse else piece.y + piece.height * share
     return torch.where(inside, y, x), torch.where(inside, -slope.log() if inverse else slope.log(), 0.0)
 
-# %% ../../nbs/library/28_flow.ipynb #33e1f230
+# %% ../../nbs/library/28_flow.ipynb #70dfbf8a
 class LULinear(nn.Module):
     "x -> L U x + b over the first axis, the identity at first (Durkan et al., 2019, section 3.2)."
     def __init__(
@@ -128,23 +129,20 @@ class LULinear(nn.Module):
 
     def forward(
         self,
-        x: Tensor,              # (D, ...)
-    ) -> tuple[Tensor, Tensor]: # like x; log det W, scalar
+        x: Tensor,              # (D, n, ...)
+    ) -> tuple[Tensor, Tensor]: # like x; log det W over all places of a sample, scalar
         "L U x + b."
         diagonal, flat = self.diagonal, x.flatten(1)
         upper = torch.addmm(diagonal[:, None] * flat, self.packed.triu(1), flat)
         y = torch.addmm(upper + self.bias[:, None], self.packed.tril(-1), upper)
-        return y.view_as(x), diagonal.log().sum()
+        return y.view_as(x), x[0, 0].numel() * diagonal.log().sum()
 
-    def inverse(
-        self,
-        y: Tensor,              # (D, ...)
-    ) -> tuple[Tensor, Tensor]: # like y; -log det W, scalar
-        "The x with L U x + b = y."
+    def inverse(self, y: Tensor) -> tuple[Tensor, Tensor]: # as in `forward`
+        "The x with L U x + b = y, and the log-determinant of this way."
         diagonal, flat = self.diagonal, y.flatten(1) - self.bias[:, None]
         upper = torch.linalg.solve_triangular(self.packed, flat, upper=False, unitriangular=True)
         x = torch.linalg.solve_triangular(self.packed.triu(1) + diagonal.diag(), upper, upper=True)
-        return x.view_as(y), -diagonal.log().sum()
+        return x.view_as(y), -y[0, 0].numel() * diagonal.log().sum()
 
 # %% ../../nbs/library/28_flow.ipynb #7c5b6fd7
 class GatedBlock(nn.Module):
@@ -199,18 +197,46 @@ class SplineNetwork(nn.Module):
         slopes = torch.addmm(self.slopes.bias[:, None], self.slopes.weight, h.T)
         return sizes.view(2, self.bins, -1, len(h)), slopes.view(self.bins - 1, -1, len(h))
 
-# %% ../../nbs/library/28_flow.ipynb #968a7270
-class SplineLayer(nn.Module):
-    "A coupling, a fixed random permutation (from torch's random state), a linear map. Features first, samples second."
+# %% ../../nbs/library/28_flow.ipynb #0821b512
+class SplineCoupling(nn.Module):
+    "Features that stay tell a network how the others move (Durkan et al., 2019, section 3.1)."
     def __init__(
         self,
-        features: int,      # of which every second one moves
         network: nn.Module, # from features that stay, and what is told, to `sizes` and `slopes` of `spline`
         stays: int,         # which of them stay: 0, those with even index, or 1
         bound: float,       # of splines
     ):
         super().__init__()
-        self.network, self.stays, self.bound, self.linear = network, stays, bound, LULinear(features)
+        self.network, self.stays, self.bound = network, stays, bound
+
+    def forward(
+        self,
+        x: Tensor,                  # (features, n, ...)
+        told: Tensor | None = None, # as the network takes it
+    ) -> tuple[Tensor, Tensor]:     # like x, what stayed first; log-determinant of each sample, (n,)
+        "Towards noise."
+        kept, moved = x[self.stays::2], x[1 - self.stays::2]
+        moved, log_slope = spline(moved, *self.network(kept, told), self.bound)
+        return torch.cat((kept, moved)), log_slope.transpose(0, 1).flatten(1).sum(1)
+
+    def inverse(self, z: Tensor, told: Tensor | None = None) -> tuple[Tensor, Tensor]: # as in `forward`
+        "Towards data."
+        x = torch.empty_like(z)
+        kept, moved = z.tensor_split([len(z[self.stays::2])])
+        moved, log_slope = spline(moved, *self.network(kept, told), self.bound, inverse=True)
+        x[self.stays::2], x[1 - self.stays::2] = kept, moved
+        return x, log_slope.transpose(0, 1).flatten(1).sum(1)
+
+# %% ../../nbs/library/28_flow.ipynb #4064e590
+class SplineLayer(nn.Module):
+    "A coupling, a fixed random permutation (from torch's random state), a linear map. Features first, samples second."
+    def __init__(
+        self,
+        features: int,            # of which every second one moves
+        coupling: SplineCoupling,
+    ):
+        super().__init__()
+        self.coupling, self.linear = coupling, LULinear(features)
         self.register_buffer("order", torch.randperm(features))
 
     def forward(
@@ -219,33 +245,30 @@ class SplineLayer(nn.Module):
         told: Tensor | None = None, # as the network takes it
     ) -> tuple[Tensor, Tensor]:     # like x; log-determinant of each sample, (n,)
         "One layer towards noise."
-        kept, moved = x[self.stays::2], x[1 - self.stays::2]
-        moved, log_slope = spline(moved, *self.network(kept, told), self.bound)
-        z, log_det = self.linear(torch.cat((kept, moved)).index_select(0, self.order))
-        return z, self.total(log_slope, log_det)
+        x, log_slope = self.coupling(x, told)
+        z, log_det = self.linear(x.index_select(0, self.order))
+        return z, log_slope + log_det
 
-    def inverse(
-        self,
-        z: Tensor,                  # (features, n, ...)
-        told: Tensor | None = None, # as the network takes it
-    ) -> tuple[Tensor, Tensor]:     # like z; log-determinant of each sample, (n,)
+    def inverse(self, z: Tensor, told: Tensor | None = None) -> tuple[Tensor, Tensor]: # as in `forward`
         "One layer towards data."
         mixed, log_det = self.linear.inverse(z)
-        x, half = torch.empty_like(mixed), len(mixed[self.stays::2])
-        kept, moved = mixed.index_select(0, self.order.argsort()).tensor_split([half])
-        moved, log_slope = spline(moved, *self.network(kept, told), self.bound, inverse=True)
-        x[self.stays::2], x[1 - self.stays::2] = kept, moved
-        return x, self.total(log_slope, log_det)
+        x, log_slope = self.coupling.inverse(mixed.index_select(0, self.order.argsort()), told)
+        return x, log_slope + log_det
 
-    def total(
-        self,
-        log_slope: Tensor, # of numbers that moved, (moved, n, ...)
-        log_det: Tensor,   # of the linear map, at each place, scalar
-    ) -> Tensor:           # (n,)
-        "The layer's log-determinant."
-        return log_slope.transpose(0, 1).flatten(1).sum(1) + log_slope[0, 0].numel() * log_det
+# %% ../../nbs/library/28_flow.ipynb #c5942992
+def chain(
+    steps: Iterable,            # maps of layers, in order
+    x: Tensor,                  # (features, n, ...)
+    told: Tensor | None = None, # as layers take it
+) -> tuple[Tensor, Tensor]:     # like x; log-determinants, (n,)
+    "One after the other."
+    total = x.new_zeros(x.shape[1])
+    for step in steps:
+        x, log_det = step(x, told)
+        total = total + log_det
+    return x, total
 
-# %% ../../nbs/library/28_flow.ipynb #83234269
+# %% ../../nbs/library/28_flow.ipynb #daf65fd3
 class Flow(Generative):
     "An invertible map from data to a standard normal distribution: `forward`, `inverse`, and what follows from both."
     density: ClassVar[str] = "exact"
@@ -258,30 +281,19 @@ class Flow(Generative):
         "From data to noise."
         raise NotImplementedError
 
-    def inverse(
-        self,
-        z: Tensor,                           # (n, D)
-        sigma: float | Tensor | None = None, # as in `told`
-    ) -> tuple[Tensor, Tensor]:              # x, (n, D); log-determinants, (n,)
+    def inverse(self, z: Tensor, sigma: float | Tensor | None = None) -> tuple[Tensor, Tensor]: # as in `forward`
         "From noise to data."
         raise NotImplementedError
 
-    def log_prob(
-        self,
-        x: Tensor,                           # (n, D)
-        sigma: float | Tensor | None = None, # as in `told`
-    ) -> Tensor:                             # (n,), nats
+    def log_prob(self, x: Tensor, sigma: float | Tensor | None = None) -> Tensor: # as in `Generative`
         "The log-density."
         z, log_det = self(x, sigma)
         return log_det - (z * z).sum(1) / 2 - self.dimension / 2 * math.log(2 * math.pi)
 
     @torch.no_grad()
     def sample(
-        self,
-        n: int,
-        sigma: float | Tensor | None = None,       # as in `told`
-        generator: torch.Generator | None = None,  # on the CPU; decides the draw; None: torch's own
-    ) -> Tensor:                                   # (n, D)
+        self, n: int, sigma: float | Tensor | None = None, generator: torch.Generator | None = None,
+    ) -> Tensor: # as in `Generative`
         "Normal noise, the way back."
         z = torch.randn(n, self.dimension, generator=generator, device="cpu")
         return self.inverse(z.to(next(self.parameters())), sigma)[0]
@@ -306,7 +318,7 @@ def check_vectors(
     if x.ndim != 2 or x.shape[1] != dimension:
         raise ValueError(f"x must be (n, {dimension}), got shape {tuple(x.shape)}")
 
-# %% ../../nbs/library/28_flow.ipynb #a3d92dd6
+# %% ../../nbs/library/28_flow.ipynb #74223044
 class SplineFlow(Flow):
     """
     Layers of rational-quadratic splines over vectors. Permutations and weights come from torch's random state.
@@ -326,39 +338,21 @@ class SplineFlow(Flow):
         super().__init__(dimension, conditioning)
         self.conditioner = Conditioner(conditioning) if self.conditional else None
         told = self.conditioner.width if self.conditional else 0
-        def network(stays: int) -> SplineNetwork:
-            return SplineNetwork((dimension + 1 - stays) // 2, (dimension + stays) // 2, hidden, bins, told)
-        self.layers = nn.ModuleList(
-            SplineLayer(dimension, network(i % 2), i % 2, tail_bound) for i in range(layers))
+        self.layers = nn.ModuleList()
+        for stays in (i % 2 for i in range(layers)):
+            network = SplineNetwork((dimension + 1 - stays) // 2, (dimension + stays) // 2, hidden, bins, told)
+            self.layers.append(SplineLayer(dimension, SplineCoupling(network, stays, tail_bound)))
 
-    def forward(
-        self,
-        x: Tensor,                           # (n, D)
-        sigma: float | Tensor | None = None, # as in `told`
-    ) -> tuple[Tensor, Tensor]:              # z, (n, D); log-determinants, (n,)
+    def forward(self, x: Tensor, sigma: float | Tensor | None = None) -> tuple[Tensor, Tensor]: # as in `Flow`
         "From data to noise. Raises ValueError unless x is (n, D)."
-        return self.through(x, sigma, [layer.forward for layer in self.layers])
+        return self._through(self.layers, x, sigma)
 
-    def inverse(
-        self,
-        z: Tensor,                           # (n, D)
-        sigma: float | Tensor | None = None, # as in `told`
-    ) -> tuple[Tensor, Tensor]:              # x, (n, D); log-determinants, (n,)
+    def inverse(self, z: Tensor, sigma: float | Tensor | None = None) -> tuple[Tensor, Tensor]: # as in `Flow`
         "From noise to data. Raises ValueError unless z is (n, D)."
-        return self.through(z, sigma, [layer.inverse for layer in reversed(self.layers)])
+        return self._through([layer.inverse for layer in reversed(self.layers)], z, sigma)
 
-    def through(
-        self,
-        x: Tensor,                     # (n, D)
-        sigma: float | Tensor | None,  # as in `told`
-        steps: Sequence,               # maps of layers, in order
-    ) -> tuple[Tensor, Tensor]:        # (n, D); log-determinants, (n,)
-        "One step after the other. Raises ValueError unless x is (n, D)."
+    def _through(self, steps: Iterable, x: Tensor, sigma: float | Tensor | None) -> tuple[Tensor, Tensor]:
         check_vectors(x, self.dimension)
         told = self.told(len(x), sigma)
-        if told is not None: told = self.conditioner(told)
-        x, total = x.T.contiguous(), x.new_zeros(len(x))
-        for step in steps:
-            x, log_det = step(x, told)
-            total = total + log_det
+        x, total = chain(steps, x.T.contiguous(), told if told is None else self.conditioner(told))
         return x.T, total

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ConvolutionalBlock', 'ConvolutionalNetwork', 'squeeze', 'unsqueeze', 'Scale', 'check_picture', 'MultiscaleFlow']
 
-# %% ../../nbs/library/28a_multiscale.ipynb #c85b6af4
+# %% ../../nbs/library/28a_multiscale.ipynb #4da826ef
 import math
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
-from .flow import Flow, SplineLayer, check_sizes, check_vectors
+from .flow import Flow, SplineCoupling, SplineLayer, chain, check_sizes, check_vectors
 
 # %% ../../nbs/library/28a_multiscale.ipynb #bd089194
 class ConvolutionalBlock(nn.Module):
@@ -73,7 +73,7 @@ def unsqueeze(
     "The way back."
     return pixel_shuffle(x.transpose(0, 1), 2).transpose(0, 1)
 
-# %% ../../nbs/library/28a_multiscale.ipynb #85f7c379
+# %% ../../nbs/library/28a_multiscale.ipynb #c0cab3f6
 class Scale(nn.ModuleList):
     "Squeezing, and the layers after it."
     def forward(
@@ -81,22 +81,15 @@ class Scale(nn.ModuleList):
         x: Tensor,              # (channels, n, height, width)
     ) -> tuple[Tensor, Tensor]: # (4 channels, n, height / 2, width / 2); log-determinants, (n,)
         "Towards noise."
-        x, total = squeeze(x), x.new_zeros(x.shape[1])
-        for layer in self:
-            x, log_det = layer(x)
-            total = total + log_det
-        return x, total
+        return chain(self, squeeze(x))
 
     def inverse(
         self,
         z: Tensor,              # (4 channels, n, height / 2, width / 2)
     ) -> tuple[Tensor, Tensor]: # (channels, n, height, width); log-determinants, (n,)
         "Towards data."
-        total = z.new_zeros(z.shape[1])
-        for layer in reversed(self):
-            z, log_det = layer.inverse(z)
-            total = total + log_det
-        return unsqueeze(z), total
+        x, total = chain([layer.inverse for layer in reversed(self)], z)
+        return unsqueeze(x), total
 
 # %% ../../nbs/library/28a_multiscale.ipynb #9e142829
 def check_picture(
@@ -107,7 +100,7 @@ def check_picture(
     if any(side % 2**scales for side in shape[1:]):
         raise ValueError(f"height and width must be multiples of {2**scales} for {scales} scales, got {shape[1:]}")
 
-# %% ../../nbs/library/28a_multiscale.ipynb #69c68e48
+# %% ../../nbs/library/28a_multiscale.ipynb #31d1bdc3
 class MultiscaleFlow(Flow):
     """
     Splines over channels, with convolutions, at several scales. Permutations and weights come from torch's random
@@ -131,16 +124,14 @@ class MultiscaleFlow(Flow):
         self.shape = shape
         halves = [shape[0] * 2**s for s in range(1, scales + 1)] # channels that stay in a layer, or leave after a scale
         self.leaving = [(half, shape[1] >> s, shape[2] >> s) for s, half in enumerate(halves, 1)]
-        self.scales = nn.ModuleList(
-            Scale(SplineLayer(2 * half, ConvolutionalNetwork(half, half, hidden, bins), i % 2, tail_bound)
-                  for i in range(layers)) for half in halves)
+        self.scales = nn.ModuleList()
+        for half in halves:
+            networks = [ConvolutionalNetwork(half, half, hidden, bins) for _ in range(layers)]
+            couplings = [SplineCoupling(network, i % 2, tail_bound) for i, network in enumerate(networks)]
+            self.scales.append(Scale(SplineLayer(2 * half, coupling) for coupling in couplings))
 
-    def forward(
-        self,
-        x: Tensor,              # (n, D)
-        sigma: None = None,
-    ) -> tuple[Tensor, Tensor]: # z, (n, D), what left first comes first; log-determinants, (n,)
-        "From data to noise. Raises ValueError unless sigma is None and x is (n, D)."
+    def forward(self, x: Tensor, sigma: None = None) -> tuple[Tensor, Tensor]: # as in `Flow`
+        "From data to noise, what leaves first first. Raises ValueError unless sigma is None and x is (n, D)."
         self.told(len(x), sigma)
         check_vectors(x, self.dimension)
         x, parts, total = x.unflatten(1, self.shape).transpose(0, 1), [], x.new_zeros(len(x))
@@ -151,11 +142,7 @@ class MultiscaleFlow(Flow):
             total = total + log_det
         return torch.cat([part.transpose(0, 1).flatten(1) for part in (*parts, x)], 1), total
 
-    def inverse(
-        self,
-        z: Tensor,              # (n, D)
-        sigma: None = None,
-    ) -> tuple[Tensor, Tensor]: # x, (n, D); log-determinants, (n,)
+    def inverse(self, z: Tensor, sigma: None = None) -> tuple[Tensor, Tensor]: # as in `Flow`
         "From noise to data. Raises ValueError unless sigma is None and z is (n, D)."
         self.told(len(z), sigma)
         check_vectors(z, self.dimension)
