@@ -39,7 +39,7 @@ class Conditioner(nn.Sequential):
         "What is told."
         return super().forward(sigma[:, None])
 
-# %% ../../nbs/library/27_generative.ipynb #01d6da53
+# %% ../../nbs/library/27_generative.ipynb #42116944
 DENSITIES = {"exact": "the log-density", "bound": "a lower bound of it", "unnormalised": "it, up to a constant"}
 
 class Generative(nn.Module):
@@ -57,7 +57,7 @@ class Generative(nn.Module):
     def told(
         self,
         n: int,                       # samples
-        sigma: float | Tensor | None, # standard deviation of the noise in them: one, or (n,); None: the model is not told
+        sigma: float | Tensor | None, # standard deviation of their noise: one, or (n,); None: the model is not told
     ) -> Tensor | None:               # (n,), or None
         "Sigma for each sample. Raises ValueError unless it is given to a model that is told, and to no other."
         if (sigma is not None) != self.conditional:
