@@ -13,7 +13,7 @@ import yaml
 
 FLOORS = {
     0: ["checks", "files", "numerics", "statistics", "data", "noise", "schedules"],
-    1: ["models", "reproduce.store", "reproduce.syntax"],
+    1: ["models", "reproduce.store", "reproduce.syntax", "reproduce.warm"],
     2: ["pictures", "training", "diffusion", "density", "ensembles", "losses", "metrics", "plots",
         "reproduce.fingerprint", "reproduce.stages"],
     3: ["reproduce.claims", "reproduce.verdicts", "reproduce.experiments", "reproduce.study", "reproduce.runs",
