@@ -110,6 +110,15 @@ def test_an_interrupted_run_leaves_nobody_behind(project, stop):
     assert not project.stored("coins") and len(project.stored("Flip")) == 10
 
 
+def test_snakemake_ends_with_the_run_that_started_it(project):
+    process = project.start("run", "coins")
+    wait_for(lambda: any("-m snakemake" in words for words in processes(project.home).values()), 120)
+    process.terminate() # and nobody else
+    process.communicate()
+    wait_for(lambda: not processes(project.home), 30)
+    assert not project.stored("coins")
+
+
 def wait_for(condition, seconds: float) -> None:
     end = time.monotonic() + seconds
     while not condition():

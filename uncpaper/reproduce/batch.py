@@ -6,7 +6,7 @@
 __all__ = ['FRESH', 'WARM', 'Job', 'missing', 'jobs', 'run_jobs', 'last_job', 'levels', 'packed', 'needed', 'write_plan',
            'build_all', 'watch', 'snakemake_command', 'build_job', 'main']
 
-# %% ../../nbs/reproduce/09_batch.ipynb #16a6db93
+# %% ../../nbs/reproduce/09_batch.ipynb #762397b3
 import json
 import os
 import subprocess
@@ -16,6 +16,7 @@ import time
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -25,7 +26,7 @@ from .experiments import BadRequest, find
 from .runs import Run, run_of
 from .stages import Stage, in_order
 from .store import default_store, home
-from .warm import serving
+from .warm import serving, tie
 
 # %% ../../nbs/reproduce/09_batch.ipynb #0996260e
 FRESH, WARM = 5.0, 1.0 # seconds that a process takes before it works
@@ -115,7 +116,7 @@ def write_plan(plan: Sequence[Job], folder: Path) -> Path:
                                          "keys": j.keys, "needs": j.needs, "seconds": j.cost} for j in plan}, indent=1))
     return path
 
-# %% ../../nbs/reproduce/09_batch.ipynb #c616ad24
+# %% ../../nbs/reproduce/09_batch.ipynb #0a6de9ef
 def build_all(
     runs: Sequence[Run],
     cores: int = 2,
@@ -130,7 +131,7 @@ def build_all(
     with (tempfile.TemporaryDirectory(dir=home() / "runs", prefix=".plan-") as folder,
           serving() if here else nullcontext({}) as server):
         command = snakemake_command(write_plan(plan, Path(folder)), cores, options)
-        process = subprocess.Popen(command, env={**os.environ, **server})
+        process = subprocess.Popen(command, env={**os.environ, **server}, preexec_fn=partial(tie, os.getpid()))
         try: watch(process, plan)
         finally: process.terminate()
         failed = [j for j in plan if not (Path(folder) / f"{j.name}.done").exists()]

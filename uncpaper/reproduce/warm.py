@@ -35,11 +35,12 @@ def python(
     through = ["-c", "from uncpaper.reproduce.warm import ask; ask()"] if ADDRESS in environment else []
     return [sys.executable, *through]
 
-# %% ../../nbs/reproduce/07a_warm.ipynb #f382b5f3
+# %% ../../nbs/reproduce/07a_warm.ipynb #fa06360d
 def tie(
     parent: int, # its process id, looked up while it was surely alive
 ) -> None:
-    "End this process when its parent ends."
+    "End this process when its parent ends; on Linux, which alone can."
+    if sys.platform != "linux": return
     set_death_signal = 1 # PR_SET_PDEATHSIG of prctl(2)
     ctypes.CDLL(None).prctl(set_death_signal, signal.SIGKILL)
     if os.getppid() != parent: os._exit(1)
