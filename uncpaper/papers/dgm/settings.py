@@ -45,18 +45,19 @@ def task_of(
     found = [task for task in ROLES[one_of("role", role, ROLES)] if task in tasks]
     return found[0] if found else tasks[-1] if role == "photographs" else tasks[0]
 
-# %% ../../../nbs/papers/dgm/settings.ipynb #2e613c11
+# %% ../../../nbs/papers/dgm/settings.ipynb #22310760
 FAMILIES = {"NF": "flow", "VAE": "vae"} # name -> what its parameters begin with
 
 def family_for(
     family: str,                   # a key of FAMILIES
-    parameters: Mapping[str, Any], # of a notebook: flow_layers, flow_hidden; vae_latent, vae_hidden
+    parameters: Mapping[str, Any], # of a notebook: flow_layers, flow_hidden; vae_latent, vae_hidden, vae_size
     task: str,                     # a key of ALBUMS
 ) -> Family:
     "A model to be built; of coloured pictures an autoencoder of convolutions. Raises ValueError for an unknown family."
     if one_of("family", family, FAMILIES) == "NF": return Flow(parameters["flow_layers"], parameters["flow_hidden"])
     coloured = task in COLOURED
-    told = ((256, 1024), (256, 8)) if coloured else ((256, 64), (256, 8))
+    pixels = (parameters["vae_size"] or card(task).size) ** 2
+    told = (256, pixels if coloured else 64), (256, 8)
     return Autoencoder(parameters["vae_latent"], (parameters["vae_hidden"],), told, coloured)
 
 def generator_for(
