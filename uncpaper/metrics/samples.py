@@ -53,7 +53,7 @@ def _root_trace(
         return np.sqrt(values).sum()
     return np.linalg.norm(_factor(first).T @ _factor(second), "nuc")
 
-# %% ../../nbs/library/14a_samples.ipynb #08b71db8
+# %% ../../nbs/library/14a_samples.ipynb #4d098c9e
 def _covariance(
     name: str,          # for the message
     covariance: Array,  # (D, D)
@@ -61,7 +61,8 @@ def _covariance(
 ) -> np.ndarray:        # (D, D), float64
     "Raises ValueError unless it is a symmetric (D, D) with variances >= 0."
     S, v = _double(name, covariance, 2), np.random.default_rng(0).normal(size=dimension)
-    if S.shape != (dimension, dimension) or S.diagonal().min() < 0 or not np.allclose(S @ v, v @ S):
+    fits = S.shape == (dimension, dimension) and S.diagonal().min() >= 0
+    if not fits or not np.allclose(S @ v, v @ S, atol=1e-8 * S.trace()):
         raise ValueError(f"{name} must be symmetric, of shape {(dimension,) * 2}, variances >= 0; got shape {S.shape}")
     return S
 

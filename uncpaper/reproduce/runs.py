@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['run_cell', 'planned', 'notebook_tokens', 'notebook_code', 'definitions_behind', 'ipc_kernels', 'Run', 'run_of']
 
-# %% ../../nbs/reproduce/08_runs.ipynb #3ebee520
+# %% ../../nbs/reproduce/08_runs.ipynb #f617b7f0
 import linecache
 import os
+import sys
 import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
@@ -22,6 +23,7 @@ from .fingerprint import Code, own_hashes, script_tokens, tokens_fingerprint
 from .stages import Stage, in_order, one_look, parts
 from .store import hash_json, home
 from .study import Result, Study
+from .warm import python
 
 # %% ../../nbs/reproduce/08_runs.ipynb #8013d1b4
 def run_cell(
@@ -78,7 +80,7 @@ def definitions_behind(
         tokens = look.code.items([*sorted({type(s) for s in plan} | held, key=repr), *readers], "")
         return own_hashes([*tokens, *notebook_tokens(experiment, look.code)])
 
-# %% ../../nbs/reproduce/08_runs.ipynb #13f00fa8
+# %% ../../nbs/reproduce/08_runs.ipynb #08a95378
 def ipc_kernels(
     place: str, # a folder
 ) -> type[AsyncKernelManager]:
@@ -86,6 +88,11 @@ def ipc_kernels(
     class IPCKernelManager(AsyncKernelManager):
         def __init__(self, **options):
             super().__init__(**{**options, "transport": "ipc", "connection_file": f"{place}/kernel.json"})
+
+        def format_kernel_cmd(self, extra_arguments: list[str] | None = None) -> list[str]:
+            "The words that start the kernel."
+            first, *words = super().format_kernel_cmd(extra_arguments)
+            return [*(python() if first == sys.executable else [first]), *words]
     return IPCKernelManager
 
 # %% ../../nbs/reproduce/08_runs.ipynb #469bb482

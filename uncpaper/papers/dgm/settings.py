@@ -17,11 +17,11 @@ from . import NETWORKS, Album, Autoencoder, Carried, Drawing, Family, Flow, Judg
 from . import RealFeatures, Trained, TrainGenerator
 from ..shared.judge import TrainJudge
 
-# %% ../../../nbs/papers/dgm/settings.ipynb #f60b7c89
+# %% ../../../nbs/papers/dgm/settings.ipynb #4838b680
 ALBUMS = { # set -> pictures that models learn from, of validation, and of test
     "digits": (1200, 297, 300), "mnist": (8000, 2000, 5000), "fashion-mnist": (8000, 2000, 5000),
     "patches": (1760, 400, 400), "mnist-full": (54000, 6000, 10000), "fashion-mnist-full": (54000, 6000, 10000),
-    "svhn": (65932, 7325, 26032), "cifar-10": (45000, 5000, 10000), "celeba": (162770, 19867, 19962)}
+    "svhn": (65932, 7325, 26032), "cifar-10": (45000, 5000, 10000), "celeba": (146493, 16277, 19962)}
 CUT = {"patches": 2}
 COLOURED = ("svhn", "cifar-10", "celeba")
 
