@@ -30,7 +30,7 @@ from ...preprocessing import Preprocessing
 from ...reproduce.stages import Stage
 from ...training import device, evaluating
 
-# %% ../../../nbs/papers/dgm/points.ipynb #345616c8
+# %% ../../../nbs/papers/dgm/points.ipynb #188c9233
 def points_for(
     parameters: Mapping[str, Any], # of a notebook: points, that models learn from
     task: str,                     # a key of MANIFOLDS
@@ -40,6 +40,7 @@ def points_for(
     count = parameters["points"]
     return Points(task, count, count // 2, count, seed)
 
+# %% ../../../nbs/papers/dgm/points.ipynb #2f172ce1
 def point_generator_for(
     parameters: Mapping[str, Any], # point_layers, point_hidden, point_steps, point_lr, point_batch; and point_vae_ ...
     source: Data,
@@ -92,9 +93,10 @@ def stepped(
     torch.manual_seed(generator(drawing.trained.seed, "score").initial_seed())
     return drawing.method.step(drawing.trained.load(), z.to(device()), **drawing.options).detach().cpu()
 
-# %% ../../../nbs/papers/dgm/points.ipynb #0ca80c36
+# %% ../../../nbs/papers/dgm/points.ipynb #427fee17
 STEPS = {"none": "no step", "model": "the model's score", "exact": "the true score", "released": "the released step"}
 
+# %% ../../../nbs/papers/dgm/points.ipynb #8b4063b2
 @dataclass(frozen=True)
 class Steps(Stage):
     "A model's noisy points and true ones, before and after each step. Raises ValueError where no truth is known."
@@ -224,7 +226,7 @@ class Likelihood(Stage):
         with torch.no_grad(), evaluating(model):
             return model.log_prob(z.to(device()), told).mean().item() / z.shape[1]
 
-# %% ../../../nbs/papers/dgm/points.ipynb #56f8b1ec
+# %% ../../../nbs/papers/dgm/points.ipynb #cb002a3f
 @dataclass(frozen=True)
 class Directions:
     "Independent normal numbers, each of its own variance; 0: all data lie across it. Raises ValueError for a part."
@@ -247,6 +249,7 @@ class Directions:
         eps = torch.randn(count, self.dimension, generator=generator(self.seed, self.name, part))
         return eps * torch.tensor(self.variances).sqrt()
 
+# %% ../../../nbs/papers/dgm/points.ipynb #5394fb36
 @dataclass(frozen=True)
 class Variances(Stage):
     "How much what is drawn varies."
