@@ -60,7 +60,7 @@ def test_the_call_that_reads_the_originals_files_comes_last(translated):
     (["python train.py --seed '1"], "command line: got \"python train.py --seed '1\": No closing quotation"),
     (["nothing.py"], "there is no script of an original in the line (biv: main.py, run.sh; ddu: train.py, "),
     (["--paper", "biv", "--", "--noise True"], "experiment_settings: got nothing: missing"),
-    (["--paper", "dgm", "train.py"], "paper must be one of biv, ddu, decu, eiv; got 'dgm'"),
+    (["--paper", "gan", "train.py"], "paper must be one of biv, ddu, decu, dgm, eiv; got 'gan'"),
     (["--paper", "eiv", "evaluate.py --seed 1"], "command line: got 'evaluate.py --seed 1': no script of the original"),
 ])
 def test_refusals_are_one_line_with_exit_code_2(translated, words, message):

@@ -104,7 +104,7 @@ def spelt(value: object) -> str:
     "A value as it would be given."
     return "without the flag" if value is False else str(value)
 
-# %% ../../nbs/originals/engine.ipynb #57e10812
+# %% ../../nbs/originals/engine.ipynb #23793775
 @dataclass(frozen=True)
 class Option:
     "A flag or option of an original: a row of a paper's table."
@@ -117,16 +117,19 @@ class Option:
     least: float = -math.inf       # the smallest number allowed
     most: float = math.inf         # the largest
     swept: bool = False            # whether several values may be given in one line; they are a tuple then
+    of: type = str                 # what its values are where the default is None
 
     @property
     def kind(self) -> type:
         "What its values are: int, float, str, bool or tuple."
+        if self.default is None: return self.of
         return self.default if isinstance(self.default, type) else type(self.default)
 
     @property
     def allowed(self) -> str:
         "What may be given, in words."
-        return ", ".join(map(spelt, self.only)) or FORMS[self.kind] + bounds(self.least, self.most)
+        wanted = FORMS[self.kind] + bounds(self.least, self.most) + " or None" * (self.default is None)
+        return ", ".join(map(spelt, self.only)) or wanted
 
     def acts(self, script: str) -> bool:
         "Whether it had an effect on a script."
@@ -141,15 +144,16 @@ class Option:
     def read(self, text: str, readers: Readers, group: str = "") -> object:
         "The value in a text. Raises `Refused`, which names the option or the group around it, for another kind."
         try: return readers[self.kind](text)
-        except (ValueError, KeyError, yaml.YAMLError): why = f"not {FORMS[self.kind]}"
+        except (ValueError, KeyError, OverflowError, yaml.YAMLError): why = f"not {FORMS[self.kind]}"
         raise self._refused(why, text, group)
 
     def checked(self, value: object, group: str = "") -> object:
         "The value. Raises `Refused` for one that cannot be met, or is not there."
         if isinstance(value, type): raise Refused(self.name, "", "it must be given", self.allowed)
         if self.only and value not in self.only:
-            near = misspelling(value, self.only, 0.8) if self.kind is str else ""
+            near = misspelling(value, map(spelt, self.only), 0.8) if self.kind is str else ""
             raise Refused(group or self.name, value, self.remark + near, self.allowed)
+        if value is None and self.default is None: return None
         numbers = value if self.kind is tuple else [value] * (self.kind in (int, float))
         if all(math.isfinite(n) and self.least <= n <= self.most for n in numbers): return value
         raise self._refused("out of range", value, group)
@@ -300,19 +304,20 @@ def asked_by_overrides(
     values = {n: _swept(o, given.get(n), sweep, o.acts(script), others) for n, o in options.items()}
     return Asked(script, options | {n: Option(n, "", _HYDRA) for n in given if n not in options}, values, given)
 
-# %% ../../nbs/originals/engine.ipynb #9c1f34fd
+# %% ../../nbs/originals/engine.ipynb #c10b7185
 @dataclass(frozen=True)
 class Translation:
     "An original command line in this project's terms."
-    experiment: str                                                 # paper/experiment that answers it
+    experiment: str                                                 # paper/experiment that answers it; empty: none does
     parameters: Mapping[str, object] = field(default_factory=dict)  # of the experiment
     notes: tuple[str, ...] = ()                                     # what changed its meaning, was filled in or ignored
-    call: str = ""                                                  # reads files of the original
+    call: str = ""                                                  # reads files of the original, or answers the line
     profile: str = ""                                               # what the other parameters are; empty: quick
-    module: str = ""                                                # that has what the call needs
+    module: str = ""                                                # with what the call needs; blanks between several
 
     def command(self) -> str:
-        "The command that runs it here."
+        "The command that runs it here; without an experiment a remark that there is none."
+        if not self.experiment: return "# no experiment answers this line"
         profile = [f"--profile {self.profile}"] * bool(self.profile)
         pairs = [f"-p {shlex.quote(f'{name}={_scalar(value)}')}" for name, value in self.parameters.items()]
         return " ".join([f"uncpaper run {self.experiment}", *profile, *pairs])
@@ -322,8 +327,9 @@ class Translation:
         return "\n".join(f"{name}={value!r}," for name, value in self.parameters.items())
 
     def __str__(self) -> str:
-        files = ["to read the original's files, in Python:", f"  from {self.module} import *", f"  {self.call}"]
-        return "\n# ".join([self.command(), *self.notes, *files * bool(self.call)])
+        purpose = "to read the original's files, in Python:" if self.experiment else "in Python:"
+        call = [purpose, *(f"  from {name} import *" for name in self.module.split()), f"  {self.call}"]
+        return "\n# ".join([self.command(), *self.notes, *call * bool(self.call)])
 
 # %% ../../nbs/originals/engine.ipynb #02f055d9
 def _scalar(value: object) -> str:
