@@ -1,6 +1,5 @@
 "DECU's stages: bins, tables trained before a frozen network, branches (oracle I), measures, and every profile's plan."
 import copy
-import functools
 import math
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -11,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from staged import Killed, built, planned
 
 from uncpaper import data
 from uncpaper.diffusion import DDIM, branch, latent_indices, noise_streams
@@ -22,9 +22,7 @@ from uncpaper.papers.decu.films import Film
 from uncpaper.papers.decu.views import bin_colours, values_of_bins, over_seeds
 from uncpaper.papers.shared.denoising import SignedPictures, TrainDenoiser, told
 from uncpaper.pictures import Pictures, to_bytes
-from uncpaper.reproduce.experiments import find
-from uncpaper.reproduce.runs import run_of
-from uncpaper.reproduce.stages import in_order, one_look
+from uncpaper.reproduce.stages import in_order
 from uncpaper.schedules import SCHEDULES
 
 DIGITS = SignedPictures(Pictures("digits", "all", 600, 0, "shuffled"), 8)
@@ -58,10 +56,6 @@ def copies(tables, count=3) -> decu.Members:
     one = found.ensemble.tables[:1]
     found.ensemble = TableEnsemble(found.ensemble.network.network, one.repeat(count, 1, 1)).requires_grad_(False)
     return found
-
-
-class Killed(Exception):
-    pass
 
 
 # bins
@@ -150,22 +144,15 @@ class Seen(NamedTuple):
 
 def trained(stage, folder, monkeypatch, stop=None):
     "Build with a checkpoint after each step; `stop`: killed after so many. Also what the training was given."
-    seen, fit, loss = [], decu.fit, decu.TableLoss.__call__
+    seen, fit = [], decu.fit
 
     def spied(model, tensors, loss, batches, optimiser, steps, *rest, **words):
         seen.append(Seen(model, optimiser, steps))
-        return fit(model, tensors, loss, batches, optimiser, steps, *rest, seconds=0.0, **words)
-
-    def stopped(self, *given, made=[]):
-        if len(made) == stop: raise Killed
-        made.append(1)
-        return loss(self, *given)
+        return fit(model, tensors, loss, batches, optimiser, steps, *rest, **words)
 
     with monkeypatch.context() as patch:
         patch.setattr(decu, "fit", spied)
-        if stop is not None: patch.setattr(decu.TableLoss, "__call__", functools.partialmethod(stopped, made=[]))
-        folder.mkdir(exist_ok=True)
-        return stage.build(folder), seen[0]
+        return built(stage, decu, decu.TableLoss, "__call__", folder, monkeypatch, stop), seen[0]
 
 
 def test_only_the_tables_are_trained_and_the_frozen_bytes_stay(tables, backbone, tmp_path, monkeypatch):
@@ -542,10 +529,7 @@ def test_a_frame_is_the_state_that_is_drawn_and_all_views_have_as_many(members):
 @pytest.fixture(scope="module")
 def plans(root):
     "Every experiment and profile, planned."
-    with pytest.MonkeyPatch.context() as patch, one_look():
-        patch.delenv("UNCPAPER_HOME", raising=False)
-        patch.chdir(root)
-        yield {(e.path.stem, profile): run_of(e, profile) for e in find("decu") for profile in e.profiles}
+    with planned(root, "decu") as found: yield found
 
 
 def test_every_profile_of_every_experiment_can_be_planned(plans):

@@ -1,10 +1,9 @@
 "DECU's latents and the judge of its pictures: trained and killed, kept, decoded; photographs and the published file."
-import functools
-
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from staged import Killed, built
 from torch import nn
 
 from uncpaper.data.photos import read_table
@@ -24,26 +23,6 @@ def digits(count: int, first: int = 0, size: int = 8) -> InParts:
     return InParts(Pictures("digits", "all", count, first, "shuffled"), size)
 
 
-class Killed(Exception):
-    pass
-
-
-def built(stage, module, loss, folder, monkeypatch, stop=None):
-    "What a stage returns that writes a checkpoint after each step; `stop`: killed after so many."
-    original, done = getattr(module, loss), []
-
-    def counted(*given):
-        if len(done) == stop: raise Killed
-        done.append(1)
-        return original(*given)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(module, "fit", functools.partial(module.fit, seconds=0.0))
-        patch.setattr(module, loss, counted)
-        folder.mkdir(exist_ok=True)
-        return stage.build(folder)
-
-
 LARGER = digits(300, size=16)
 AUTOENCODER = TrainAutoencoder(LARGER, steps=100, batch=16, width=8, codes=64)
 
@@ -53,11 +32,11 @@ AUTOENCODER = TrainAutoencoder(LARGER, steps=100, batch=16, width=8, codes=64)
     (TrainJudge(digits(60), epochs=3, batch=20, width=2), judge, "label_loss"),
 ], ids=["autoencoder", "judge"])
 def test_a_killed_training_continues_to_the_same_bytes(stage, module, loss, tmp_path, monkeypatch):
-    whole = built(stage, module, loss, tmp_path / "whole", monkeypatch)
+    whole = built(stage, module, module, loss, tmp_path / "whole", monkeypatch)
     for stop in (2, 4):
-        with pytest.raises(Killed): built(stage, module, loss, tmp_path / "cut", monkeypatch, stop)
+        with pytest.raises(Killed): built(stage, module, module, loss, tmp_path / "cut", monkeypatch, stop)
     assert [p.name for p in (tmp_path / "cut").iterdir()] == ["checkpoint"]
-    again = built(stage, module, loss, tmp_path / "cut", monkeypatch)
+    again = built(stage, module, module, loss, tmp_path / "cut", monkeypatch)
     assert again["history"].equals(whole["history"]) and again.get("scale") == whole.get("scale")
     assert set(again["weights"]) == set(whole["weights"])
     for name, value in whole["weights"].items(): assert torch.equal(again["weights"][name], value), name

@@ -1,9 +1,9 @@
 "DGM's stages: data in three parts, training that is killed and kept, drawing, judging, and every profile's plan."
-import functools
 from dataclasses import replace
 
 import pytest
 import torch
+from staged import Killed, built, planned
 
 from uncpaper import data
 from uncpaper.data import card
@@ -13,18 +13,12 @@ from uncpaper.papers import dgm
 from uncpaper.papers.dgm.settings import ALBUMS, COLOURED, ROWS, album_for, judged_for, noise_for, sizes_of, task_of
 from uncpaper.papers.dgm.views import bold
 from uncpaper.papers.shared.judge import TrainJudge
-from uncpaper.reproduce.experiments import find
-from uncpaper.reproduce.runs import run_of
-from uncpaper.reproduce.stages import in_order, one_look
+from uncpaper.reproduce.stages import in_order
 
 DIGITS = dgm.Album("digits", 8, 1200, 297, 300)
 FLOW = dgm.Flow(2, 16, conditioning=(16, 8))
 SHORT = dgm.TrainGenerator(DIGITS, FLOW, FixedNoise(0.2), 30, 0, 1e-2, keep="best", every=5)
 PICTURES = ("table-1", "sweep", "released", "dequantised", "samples")
-
-
-class Killed(Exception):
-    "Stands for a signal."
 
 
 # Data
@@ -59,31 +53,19 @@ def test_squares_make_up_the_picture_that_was_cut():
 
 # Training
 
-def built(stage, folder, monkeypatch, stop=None):
-    "What a training returns that writes a checkpoint after each step; `stop`: killed after so many."
-    loss, fit = dgm.NoisyLoss.__call__, functools.partial(dgm.fit, seconds=0.0)
-
-    def stopped(self, model, x, made=[]):
-        if model.training:
-            if len(made) == stop: raise Killed
-            made.append(1)
-        return loss(self, model, x)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(dgm, "fit", fit)
-        if stop is not None: patch.setattr(dgm.NoisyLoss, "__call__", functools.partialmethod(stopped, made=[]))
-        folder.mkdir(exist_ok=True)
-        return stage.build(folder)
+def trained_in(folder, stage, monkeypatch, stop=None):
+    "What a training returns; `stop`: killed after so many steps. Looks at held-out data do not count."
+    return built(stage, dgm, dgm.NoisyLoss, "__call__", folder, monkeypatch, stop, lambda _, model, x: model.training)
 
 
 @pytest.mark.parametrize("noise", [FixedNoise(0.2), FixedNoise(0.0, first=0.5), DrawnNoise(0.5)], ids=repr)
 @pytest.mark.parametrize("keep", dgm.KEPT)
 def test_a_killed_training_continues_to_the_same_bytes(noise, keep, tmp_path, monkeypatch):
     stage = replace(SHORT, noise=noise, keep=keep)
-    whole = built(stage, tmp_path / "whole", monkeypatch)
+    whole = trained_in(tmp_path / "whole", stage, monkeypatch)
     for stop in (12, 9): # 12, and then 9 more
-        with pytest.raises(Killed): built(stage, tmp_path / "cut", monkeypatch, stop)
-    again = built(stage, tmp_path / "cut", monkeypatch)
+        with pytest.raises(Killed): trained_in(tmp_path / "cut", stage, monkeypatch, stop)
+    again = trained_in(tmp_path / "cut", stage, monkeypatch)
     assert again["history"].equals(whole["history"]) and not list((tmp_path / "cut").iterdir())
     assert all(torch.equal(again["weights"][name], value) for name, value in whole["weights"].items())
 
@@ -159,11 +141,7 @@ def test_bold_is_the_best_and_what_an_error_cannot_tell_from_it():
 @pytest.fixture(scope="module")
 def plans(root):
     "Every experiment on pictures at every profile, planned."
-    with pytest.MonkeyPatch.context() as patch, one_look():
-        patch.delenv("UNCPAPER_HOME", raising=False)
-        patch.chdir(root)
-        yield {(e.path.stem, profile): run_of(e, profile) for e in find("dgm") for profile in e.profiles
-               if e.path.stem in PICTURES}
+    with planned(root, "dgm") as found: yield {key: run for key, run in found.items() if key[0] in PICTURES}
 
 
 def test_every_profile_plans_and_says_which_data_it_reads(plans):

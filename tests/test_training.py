@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from staged import Killed
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, MultiStepLR, StepLR
 
@@ -95,10 +96,6 @@ def test_gradients_are_clipped_by_value(clip):
              nothing, 1, clip=clip))
     assert torch.allclose(before - model.weight.detach(), x if clip is None else x.clamp(-clip, clip), rtol=0,
                           atol=1e-6)
-
-
-class Killed(Exception):
-    pass
 
 
 def noisy_line(rule, checkpoint=None, stop=None):

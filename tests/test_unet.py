@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from staged import Killed
 from torch import nn
 from torch.nn import functional as F
 
@@ -383,10 +384,6 @@ def test_perceptron_counts_and_shapes():
     torch.testing.assert_close(double, model.float()(x, t), rtol=1e-3, atol=1e-3)
     model(x, t).square().mean().backward()
     assert all(p.grad.abs().sum() > 0 for p in model.parameters())
-
-
-class Killed(Exception):
-    pass
 
 
 def train(checkpoint, stop=None):
