@@ -18,7 +18,7 @@ from uncpaper.reproduce.stages import in_order
 DIGITS = dgm.Album("digits", 8, 1200, 297, 300)
 FLOW = dgm.Flow(2, 16, conditioning=(16, 8))
 SHORT = dgm.TrainGenerator(DIGITS, FLOW, FixedNoise(0.2), 30, 0, 1e-2, keep="best", every=5)
-PICTURES = ("table-1", "sweep", "released", "dequantised", "samples")
+PICTURES = ("table-1", "sweep", "released", "dequantised", "features", "samples")
 
 
 # Data
