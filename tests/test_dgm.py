@@ -122,7 +122,7 @@ def test_all_steps_start_from_the_same_draws(trained):
 
 
 def test_distances_are_those_of_means_and_covariances(trained):
-    judge = dgm.Trained(TrainJudge(dgm.Learned(DIGITS), 2))
+    judge = dgm.Trained(TrainJudge(DIGITS.labelled(), 2))
     judged = dgm.Judged(dgm.Drawing(trained, 100), dgm.RealFeatures(DIGITS, judge)).result()
     raw = dgm.Drawing(trained, 100).samples().flatten(1).double() / 16
     test = DIGITS.load("test").flatten(1).double() / 16

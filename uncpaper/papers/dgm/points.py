@@ -22,8 +22,8 @@ from ...generation import TrainingNoise
 from ...manifolds import MANIFOLDS, Convolved, Curve
 from ...models.generative import noise_ceiling
 from ...numerics import generator
-from . import PARTS, Autoencoder, Data, Drawing, Flow, Judged, Placed, Points, TrainGenerator
-from . import misplaced
+from . import PARTS, AfterDrawing, AfterTraining, Autoencoder, Data, Drawing, Flow, Judged, Placed
+from . import Points, TrainGenerator, misplaced
 from .settings import FAMILIES, ROWS, noise_for
 from .views import ROW_COLOURS
 from ...preprocessing import Preprocessing
@@ -98,7 +98,7 @@ STEPS = {"none": "no step", "model": "the model's score", "exact": "the true sco
 
 # %% ../../../nbs/papers/dgm/points.ipynb #8b4063b2
 @dataclass(frozen=True)
-class Steps(Stage):
+class Steps(AfterTraining, Stage):
     "A model's noisy points and true ones, before and after each step. Raises ValueError where no truth is known."
     kind: ClassVar[str] = "Steps"
 
@@ -111,11 +111,6 @@ class Steps(Stage):
         if self.trained.noise.told: raise ValueError("trained must have noise of one size, got noise that is told")
         curves = [name for name, known in MANIFOLDS.items() if issubclass(known, Curve)]
         one_of("trained.source.name", self.trained.source.name, curves)
-
-    @property
-    def seed(self) -> int:
-        "That of the training."
-        return self.trained.seed
 
     @property
     def known(self) -> Curve:
@@ -160,7 +155,7 @@ def steps_for(
 
 # %% ../../../nbs/papers/dgm/points.ipynb #1033b50c
 @dataclass(frozen=True)
-class Corrections(Stage):
+class Corrections(AfterTraining, Stage):
     "Lengths of Tweedie's step from what a model draws. Raises ValueError for noise that is told, or none."
     kind: ClassVar[str] = "Corrections"
 
@@ -172,11 +167,6 @@ class Corrections(Stage):
         noise = self.trained.noise
         if noise.told or not noise.sigma: raise ValueError(f"trained must have noise of one size > 0, got {noise}")
 
-    @property
-    def seed(self) -> int:
-        "That of the training."
-        return self.trained.seed
-
     def build(self, folder: Path) -> dict:
         "Of the right and of the released step, (count,) each, in units of sigma."
         z = Drawing(self.trained, self.count).values()
@@ -186,16 +176,11 @@ class Corrections(Stage):
 
 # %% ../../../nbs/papers/dgm/points.ipynb #59d4607d
 @dataclass(frozen=True)
-class Likelihood(Stage):
+class Likelihood(AfterTraining, Stage):
     "How likely held-out data are with the noise of training and without."
     kind: ClassVar[str] = "Likelihood"
 
     trained: TrainGenerator
-
-    @property
-    def seed(self) -> int:
-        "That of the training."
-        return self.trained.seed
 
     @property
     def ceiling(self) -> float | None: # nats a dimension; None without noise
@@ -251,16 +236,11 @@ class Directions:
 
 # %% ../../../nbs/papers/dgm/points.ipynb #5394fb36
 @dataclass(frozen=True)
-class Variances(Stage):
+class Variances(AfterDrawing, Stage):
     "How much what is drawn varies."
     kind: ClassVar[str] = "Variances"
 
     drawing: Drawing
-
-    @property
-    def seed(self) -> int:
-        "That of the training."
-        return self.drawing.trained.seed
 
     def build(self, folder: Path) -> dict:
         "Of each coordinate in the model's space, (D,)."
@@ -272,7 +252,7 @@ def with_shrinking_noise(
     first: float,           # sigma, or C, at the beginning of training
 ) -> Placed | Judged:
     "The same of a model whose noise begins at another size and shrinks to its own."
-    trained = stage.drawing.trained
+    trained = stage.trained
     trained = replace(trained, noise=replace(trained.noise, first=first))
     return replace(stage, drawing=replace(stage.drawing, trained=trained))
 

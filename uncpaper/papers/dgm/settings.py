@@ -13,7 +13,7 @@ from typing import Any
 from ...checks import one_of
 from ...data import card
 from ...generation import DrawnNoise, FixedNoise, TrainingNoise
-from . import NETWORKS, Album, Autoencoder, Carried, Drawing, Family, Flow, Judged, Learned
+from . import NETWORKS, Album, Autoencoder, Carried, Drawing, Family, Flow, Judged
 from . import RealFeatures, Trained, TrainGenerator
 from ..shared.judge import TrainJudge
 
@@ -21,7 +21,7 @@ from ..shared.judge import TrainJudge
 ALBUMS = { # set -> pictures that models learn from, of validation, and of test
     "digits": (1200, 297, 300), "mnist": (8000, 2000, 5000), "fashion-mnist": (8000, 2000, 5000),
     "patches": (1760, 400, 400), "mnist-full": (54000, 6000, 10000), "fashion-mnist-full": (54000, 6000, 10000),
-    "svhn": (65932, 7325, 26032), "cifar-10": (45000, 5000, 10000), "celeba": (146493, 16277, 19962)}
+    "svhn": (65932, 7325, 26032), "cifar-10": (45000, 5000, 10000), "celeba": (162770, 19867, 19962)}
 CUT = {"patches": 2}
 COLOURED = ("svhn", "cifar-10", "celeba")
 
@@ -102,7 +102,7 @@ def real_for(
     "What a network sees in an album's pictures. Raises ValueError for an unknown one."
     if one_of("features", parameters["features"], NETWORKS) != "judge":
         return RealFeatures(album, Carried(parameters["features"]), parameters["samples"])
-    return RealFeatures(album, Trained(TrainJudge(Learned(album), parameters["judge_epochs"])))
+    return RealFeatures(album, Trained(TrainJudge(album.labelled(), parameters["judge_epochs"])))
 
 def judged_for(
     parameters: Mapping[str, Any], # besides: samples, draws

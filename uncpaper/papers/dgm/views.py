@@ -35,8 +35,10 @@ def plain_ticks(
     "Put plain numbers on an axis of logarithms."
     low, high = axis.get_view_interval()
     wide = {True: (1.0,), False: (1.0, 2.0, 5.0)}[high > 200 * low]
-    axis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]) if high < 6 * low else LogLocator(subs=wide, numticks=9))
-    axis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+    most = {True: 5, False: 9}[high > 1e7 * low]
+    narrow = MaxNLocator(4, steps=[1, 2, 5, 10])
+    axis.set_major_locator(narrow if high < 6 * low else LogLocator(subs=wide, numticks=most))
+    axis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}" if 1e-4 <= x < 1e6 else f"$10^{{{np.log10(x):.0f}}}$"))
     axis.set_minor_locator(NullLocator())
 
 # %% ../../../nbs/papers/dgm/views.ipynb #83c6e3a7
