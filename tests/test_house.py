@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 FLOORS = {
-    0: ["checks", "files", "numerics", "statistics", "data", "noise", "schedules"],
+    0: ["checks", "files", "places", "numerics", "statistics", "data", "noise", "schedules", "reproduce.memory"],
     1: ["models", "preprocessing", "manifolds", "reproduce.store", "reproduce.syntax", "reproduce.warm"],
     2: ["pictures", "training", "diffusion", "density", "ensembles", "losses", "metrics", "plots", "generation",
         "reproduce.fingerprint", "reproduce.stages"],

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['app', 'console', 'Profile', 'Settings', 'Cores', 'NARROW', 'SHADES', 'WIDE', 'PACKAGES', 'checked_out', 'settings',
-           'asked', 'show', 'shaded', 'list_', 'states', 'run', 'chosen_experiments', 'run_rows', 'explain',
-           'stage_row', 'explain_why', 'certify', 'ledger', 'ledger_rows', 'shortened', 'counted', 'summary', 'verify',
-           'remake', 'record', 'site', 'readme', 'doctor', 'installed', 'data_state', 'main', 'originals',
-           'best_marked', 'original_of', 'translate']
+           'asked', 'show', 'shaded', 'list_', 'planned_keys', 'states', 'run', 'chosen_experiments', 'run_rows',
+           'explain', 'stage_row', 'explain_why', 'certify', 'ledger', 'ledger_rows', 'shortened', 'counted', 'summary',
+           'verify', 'remake', 'record', 'site', 'readme', 'doctor', 'installed', 'data_state', 'main', 'refusals',
+           'originals', 'best_marked', 'original_of', 'translate']
 
 # %% ../../nbs/reproduce/16_cli.ipynb #93120c48
 import json
@@ -15,26 +15,28 @@ import pkgutil
 import shutil
 import sys
 from collections import Counter
+from contextlib import AbstractContextManager
 from difflib import get_close_matches
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path, PurePath
 from types import ModuleType
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-import yaml
 from rich.console import Console
 from rich.table import Table
 
-from .. import data
 from ..checks import one_of
-from . import batch, ledger as ledgers
-from .experiments import PROFILES, BadFile, BadRequest, Experiment, experiments, find, papers
-from .runs import Run, run_of
-from .stages import Stage, device_name, in_order
+from ..places import home
+from .memory import for_plans, remembering
 from .start import CHECKOUT
-from .store import home
+
+if TYPE_CHECKING:
+    from uncpaper.reproduce.experiments import Experiment
+    from uncpaper.reproduce.ledger import Row
+    from uncpaper.reproduce.runs import Run
+    from uncpaper.reproduce.stages import Stage
 
 # %% ../../nbs/reproduce/16_cli.ipynb #a5cae3a8
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -44,6 +46,7 @@ console = Console(width=None if sys.stdout.isatty() else 160)
 def checked_out() -> None:
     "Five papers on noise and uncertainty in deep learning, claim by claim."
     if (home() / "nbs/papers").is_dir(): return
+    from uncpaper.reproduce.experiments import BadRequest
     where = f"{home()} is none (UNCPAPER_HOME may name one)"
     raise BadRequest(f"this needs a checkout of the project, and {where}: {CHECKOUT}")
 
@@ -56,6 +59,8 @@ def settings(
     pairs: list[str],
 ) -> dict[str, Any]: # by name
     "`name=value` pairs, values as YAML reads them. Raises BadRequest for anything else."
+    import yaml
+    from uncpaper.reproduce.experiments import BadRequest
     for pair in pairs:
         if "=" not in pair: raise BadRequest(f"parameter {pair!r} must read name=value")
     return {name: yaml.safe_load(value) for name, value in (pair.split("=", 1) for pair in pairs)}
@@ -63,8 +68,9 @@ def settings(
 # %% ../../nbs/reproduce/16_cli.ipynb #e0f3e439
 def asked(
     what: str, # paper, or paper/experiment
-) -> list[Experiment]:
+) -> "list[Experiment]":
     "The experiments that are meant. Raises BadRequest, which names the nearest where there is one, else all."
+    from uncpaper.reproduce.experiments import BadRequest, experiments, find, papers
     try: return find(what)
     except BadRequest:
         names = {n: n for n in (*papers(), *(e.name for e in experiments()))}
@@ -98,14 +104,24 @@ def shaded(cell: Any) -> str:
 @app.command("list")
 def list_() -> None:
     "Papers, experiments, profiles, and what is done."
-    rows = [{"experiment": e.name, "title": e.title, **states(e)} for e in experiments()]
+    from uncpaper.reproduce.experiments import experiments, papers
+    from uncpaper.reproduce.stages import one_look
+    with one_look(), planned_keys() as keys:
+        rows = [{"experiment": e.name, "title": e.title, **states(e, keys)} for e in experiments()]
     show(rows, f"{len(papers())} papers, {len(rows)} experiments")
 
+def planned_keys() -> AbstractContextManager[dict[str, str]]:
+    "The keys of planned runs, as far as they are known."
+    return remembering("keys", for_plans())
+
 def states(
-    experiment: Experiment,
-) -> dict[str, str]: # by profile
+    experiment: "Experiment",
+    keys: dict[str, str], # of planned runs, as far as they are known
+) -> dict[str, str]:      # by profile
     "How the run of each profile stands to the code at hand."
-    there = {e.profile: e.status for e in ledgers.evidence(experiment)}
+    from uncpaper.reproduce.experiments import PROFILES
+    from uncpaper.reproduce.ledger import evidence
+    there = {e.profile: e.status for e in evidence(experiment, keys)}
     return {p: there.get(p, "–" if p in experiment.profiles else "") for p in PROFILES}
 
 # %% ../../nbs/reproduce/16_cli.ipynb #b446c711
@@ -119,31 +135,38 @@ def run(
     all: Annotated[bool, typer.Option("--all", help="every experiment of every paper")] = False,
 ) -> None:
     "Run experiments; what is done already is not done again. Words after -- go to snakemake."
+    from uncpaper import data
+    from uncpaper.reproduce.batch import build_all
+    from uncpaper.reproduce.ledger import text_table
+    from uncpaper.reproduce.runs import run_of
+    from uncpaper.reproduce.stages import in_order
     chosen = [e for e in chosen_experiments(what, all) if profile in e.profiles or not all]
     if all: console.print(f"{len(chosen)} experiments at {profile} scale: finding out what is missing (about a minute)")
     runs = [run_of(e, profile, **settings(parameter)) for e in chosen]
     for name in sorted({n for s in in_order(runs) for n in s.data}): data.verified(name)
-    failed = batch.build_all(runs, cores, context.args)
+    failed = build_all(runs, cores, context.args)
     done = [r for r in runs if r.done()]
     if all: console.print(f"{len(done)} of {len(runs)} experiments are done")
-    else: show(ledgers.text_table(row for r in done for row in run_rows(r)), "what they say")
+    else: show(text_table(row for r in done for row in run_rows(r)), "what they say")
     if failed: raise typer.Exit(1)
 
 # %% ../../nbs/reproduce/16_cli.ipynb #9819d061
 def chosen_experiments(
     what: str, # paper, or paper/experiment
     all: bool,
-) -> list[Experiment]:
+) -> "list[Experiment]":
     "What was asked for. Raises BadRequest when nothing was."
+    from uncpaper.reproduce.experiments import BadRequest, experiments, papers
     if what or all: return experiments() if all else asked(what)
     raise BadRequest(f"say what to run: --all, or one of {', '.join([*papers(), *(e.name for e in experiments())])}")
 
 def run_rows(
-    run: Run, # finished
-) -> list[ledgers.Row]:
+    run: "Run", # finished
+) -> "list[Row]":
     "The ledger's rows of one finished run, of a profile or custom."
-    folder = batch.default_store().folder(run.key)
-    return ledgers.evidence_rows(ledgers.Evidence(run.profile, folder, recorded=False, stale=False))
+    from uncpaper.reproduce.ledger import Evidence, evidence_rows
+    from uncpaper.reproduce.store import default_store
+    return evidence_rows(Evidence(run.profile, default_store().folder(run.key), recorded=False, stale=False))
 
 # %% ../../nbs/reproduce/16_cli.ipynb #535ab73c
 @app.command()
@@ -155,13 +178,16 @@ def explain(
 ) -> None:
     "The plan of an experiment: its stages, which are there already, and what the rest will cost."
     if why: return explain_why(what, "laptop" if profile == "quick" else profile)
+    from uncpaper.reproduce.batch import missing
+    from uncpaper.reproduce.runs import run_of
+    from uncpaper.reproduce.stages import in_order
     for experiment in asked(what):
         run = run_of(experiment, profile, **settings(parameter))
-        todo, plan = sum(s.cost for s in batch.missing(run)), in_order([run])
+        todo, plan = sum(s.cost for s in missing(run)), in_order([run])
         title = f"{experiment.name} at {run.profile}: {len(plan)} stages, about {todo:.0f} s on one core to do"
         show([stage_row(s) for s in plan], title)
 
-def stage_row(stage: Stage) -> dict[str, str]:
+def stage_row(stage: "Stage") -> dict[str, str]:
     "A stage in a plan, for people."
     return {"stage": stage.key, "needs": str(len(stage.upstream)), "data": ", ".join(stage.data),
             "seconds": f"{stage.cost:.0f}", "cached": "yes" if stage.done() else "no"}
@@ -200,29 +226,32 @@ def ledger(
     json_: Annotated[bool, typer.Option("--json", help="all fields, for programs")] = False,
 ) -> None:
     "Every claim and every published number beside ours, or some of them."
+    from uncpaper.reproduce.ledger import text_table
     rows = ledger_rows(what, verdict, profile)
     if json_: print(json.dumps([r.model_dump() for r in rows], indent=1))
-    else: show(shortened(ledgers.text_table(rows), console.width), f"ledger: {counted(rows)}")
+    else: show(shortened(text_table(rows), console.width), f"ledger: {counted(rows)}")
 
 def ledger_rows(
     what: str,    # paper, or paper/experiment; empty: all
     verdict: str, # empty: whatever it is, and published numbers too
     profile: str, # empty: the best run of each claim or number
-) -> list[ledgers.Row]:
+) -> "list[Row]":
     "Claims, then numbers, one row each; corrected among all of them, whichever are shown. Raises BadRequest."
+    from uncpaper.reproduce.experiments import PROFILES, BadRequest
+    from uncpaper.reproduce.ledger import best, rows
     try:
         if verdict: one_of("verdict", verdict, SHADES)
         if profile: one_of("profile", profile, PROFILES)
     except ValueError as error: raise BadRequest(str(error)) from None
     meant = {e.name for e in asked(what)} if what else None
-    rows = [r for r in ledgers.rows() if profile in ("", r.profile)]
-    found = [*ledgers.best(rows), *ledgers.best(rows, "value")]
+    with planned_keys() as keys: told = [r for r in rows(keys=keys) if profile in ("", r.profile)]
+    found = [*best(told), *best(told, "value")]
     return [r for r in found if verdict in ("", r.verdict) and (meant is None or f"{r.paper}/{r.experiment}" in meant)]
 
 WIDE = 120 # characters that the whole table takes
 
 def shortened(
-    rows: list[dict[str, str]], # from `ledgers.text_table`
+    rows: list[dict[str, str]], # from `ledger.text_table`
     width: int,                 # of the terminal, characters
 ) -> list[dict[str, str]]:
     "The rows where there is room for them; else claims with their place, number and verdict alone."
@@ -231,18 +260,20 @@ def shortened(
             for r in rows]
 
 def counted(
-    rows: list[ledgers.Row],
+    rows: "list[Row]",
 ) -> str:
     "How many claims have which verdict, in words."
-    found = [r.verdict for r in ledgers.best(rows) if not r.by_construction]
+    from uncpaper.reproduce.ledger import best
+    found = [r.verdict for r in best(rows) if not r.by_construction]
     return ", ".join(f"{n} {v}" for v, n in sorted(Counter(found).items()))
 
 # %% ../../nbs/reproduce/16_cli.ipynb #6ea83d54
 @app.command()
 def summary() -> None:
     "The verdicts, paper by paper, and where to read on."
+    from uncpaper.reproduce.ledger import rows, tally
     from uncpaper.reproduce.overviews import ASKS, HEADS, paper_name, scale_note
-    table = ledgers.tally(ledgers.rows()).rename(paper_name, level=0).rename(ASKS, level=1).reset_index()
+    table = tally(rows()).rename(paper_name, level=0).rename(ASKS, level=1).reset_index()
     show(table.rename(columns=HEADS).to_dict("records"), "what holds")
     console.print(scale_note().markdown)
     console.print("Every claim and every published number beside ours: uncpaper ledger, or the site's page The ledger")
@@ -269,7 +300,8 @@ def remake(result: Annotated[Path, typer.Argument(help="a result.json")], cores:
 @app.command()
 def record(what: str, profile: Profile = "laptop") -> None:
     "Keep finished runs under results/, with figure, trimmed notebook and provenance."
-    for experiment in asked(what): console.print(f"recorded {ledgers.record(experiment, profile).relative_to(home())}")
+    from uncpaper.reproduce.ledger import record
+    for experiment in asked(what): console.print(f"recorded {record(experiment, profile).relative_to(home())}")
 
 # %% ../../nbs/reproduce/16_cli.ipynb #c21d641e
 @app.command()
@@ -292,6 +324,8 @@ PACKAGES = ("uncpaper", "torch", "torchvision", "snakemake", "papermill", "small
 @app.command()
 def doctor() -> None:
     "Versions, device, data and tools found here."
+    from uncpaper import data
+    from uncpaper.reproduce.stages import device_name
     found = {p: installed(p) for p in PACKAGES}
     found |= {"python": sys.version.split()[0], "device": device_name(), "project": str(home())}
     found |= {"quarto": shutil.which("quarto") or "not on the PATH: smalldocs renders the site"}
@@ -309,15 +343,23 @@ def data_state(
     name: str, # one of data.names()
 ) -> str:
     "Whether a data set is here, and where it would go if not."
+    from uncpaper import data
     return f"not here: put it in {data.folder(name)}" if data.missing(name) else "found"
 
 # %% ../../nbs/reproduce/16_cli.ipynb #9badcc86
 def main() -> None:
     "The `uncpaper` command."
     try: app()
-    except (BadRequest, BadFile, data.DataMissing, data.DataCorrupt) as error:
+    except SystemExit: raise
+    except refusals() as error:
         print(f"uncpaper: {error}", file=sys.stderr)
         sys.exit(2)
+
+def refusals() -> tuple[type[Exception], ...]:
+    "The errors of which the reader gets one line."
+    from uncpaper.data import DataCorrupt, DataMissing
+    from uncpaper.reproduce.experiments import BadFile, BadRequest
+    return BadRequest, BadFile, DataMissing, DataCorrupt
 
 # %% ../../nbs/reproduce/16_cli.ipynb #b0f0065c
 def originals() -> dict[str, ModuleType]:  # paper -> what translates its original's command lines
@@ -341,6 +383,7 @@ def original_of(
     paper: str = "",  # whose; empty: the paper's whose script it names
 ) -> ModuleType:
     "What translates a line. Raises ValueError for an unknown paper, and where no paper or several have such a script."
+    from uncpaper.reproduce.experiments import BadRequest
     known = originals()
     if paper: return known[one_of("paper", paper, known)]
     words = {PurePath(word.strip("'\"")).name for word in line.split()}
@@ -357,5 +400,6 @@ def translate(
     paper: Annotated[str, typer.Option(help="whose, where the script's name does not say it")] = "",
 ) -> None:
     "An original's command line as a command that runs here, with all that changed its meaning; or why it cannot."
+    from uncpaper.reproduce.experiments import BadRequest
     try: print(original_of(line, paper).translate(line))
     except ValueError as error: raise BadRequest(str(error)) from None

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['KERNEL', 'WIDGET', 'DECIDED', 'DAMAGED', 'SPEC_FIELDS', 'CLAIM_FIELDS', 'VALUE_FIELDS', 'standing', 'Evidence',
-           'recorded_folder', 'recorded_key', 'evidence', 'trimmed', 'trimmed_outputs', 'record', 'trim', 'Row', 'rows',
-           'experiment_rows', 'unrun_row', 'damaged_rows', 'evidence_rows', 'claim_fields', 'best', 'among_all_asked',
-           'rank', 'tally', 'text_table', 'spelled']
+           'recorded_folder', 'recorded_key', 'evidence', 'planned_key', 'trimmed', 'trimmed_outputs', 'record', 'trim',
+           'Row', 'rows', 'experiment_rows', 'unrun_row', 'damaged_rows', 'evidence_rows', 'claim_fields', 'best',
+           'among_all_asked', 'rank', 'tally', 'text_table', 'spelled']
 
 # %% ../../nbs/reproduce/10_ledger.ipynb #63f947ca
 import json
@@ -103,18 +103,29 @@ def recorded_key(
 # %% ../../nbs/reproduce/10_ledger.ipynb #3e21fd5b
 def evidence(
     experiment: Experiment,
-) -> list[Evidence]: # at most one for each profile, the smallest first
+    keys: dict[str, str] | None = None, # of planned runs, as far as they are known; others are put in
+) -> list[Evidence]:                    # at most one for each profile, the smallest first
     "What there is for each profile: this machine's run, unless it was recorded and still counts."
-    found, known = [], set()
+    found, seen, store, keys = [], set(), default_store(), {} if keys is None else keys
     for profile in experiment.profiles:
-        run, recorded = run_of(experiment, profile), recorded_folder(experiment, profile)
+        planned, recorded = planned_key(experiment, profile, keys), recorded_folder(experiment, profile)
         key = recorded_key(recorded)
-        if run.key in known: continue # the parameters of a smaller profile
-        known.add(run.key)
-        if run.key != key and (run.done() or default_store().damaged(run.key)):
-            found.append(Evidence(profile, default_store().folder(run.key), recorded=False, stale=False))
-        elif key: found.append(Evidence(profile, recorded, recorded=True, stale=run.key != key))
+        if planned in seen: continue # the parameters of a smaller profile
+        seen.add(planned)
+        if planned != key and (store.done(planned) or store.damaged(planned)):
+            found.append(Evidence(profile, store.folder(planned), recorded=False, stale=False))
+        elif key: found.append(Evidence(profile, recorded, recorded=True, stale=planned != key))
     return found
+
+def planned_key(
+    experiment: Experiment,
+    profile: str,
+    keys: dict[str, str], # as in `evidence`
+) -> str:
+    "The key of a run as it is planned now."
+    name = f"{experiment.name} {profile}"
+    if name not in keys: keys[name] = run_of(experiment, profile).key
+    return keys[name]
 
 # %% ../../nbs/reproduce/10_ledger.ipynb #d5ee4a99
 KERNEL = {"kernelspec": {"name": "python3", "display_name": "python3", "language": "python"}}
@@ -239,10 +250,11 @@ DAMAGED = "damaged"
 # %% ../../nbs/reproduce/10_ledger.ipynb #02a246ab
 def rows(
     chosen: Iterable[Experiment] | None = None, # all, unless some are given
+    keys: dict[str, str] | None = None,         # as in `evidence`
 ) -> list[Row]:
     "The ledger, of all experiments or of those given."
-    with one_look():
-        return [row for e in (experiments() if chosen is None else chosen) for row in experiment_rows(e, evidence(e))]
+    chosen = experiments() if chosen is None else chosen
+    with one_look(): return [row for e in chosen for row in experiment_rows(e, evidence(e, keys))]
 
 def experiment_rows(
     experiment: Experiment,

@@ -65,7 +65,9 @@ def notebook_code(
     "Hash of what a notebook's numbers and pictures depend on beside its stages: code, and what published.yaml says."
     specs = [s.model_dump(exclude_defaults=True) for s in (*experiment.claims, *experiment.values)]
     specs += [experiment.measure(c).model_dump(exclude_defaults=True) for c in experiment.claims]
-    with one_look() as look: return hash_json([tokens_fingerprint(notebook_tokens(experiment, look.code)), specs])
+    with one_look() as look:
+        own = look.once(("notebook", experiment.name), lambda: tokens_fingerprint(notebook_tokens(experiment, look.code)))
+        return hash_json([own, specs])
 
 # %% ../../nbs/reproduce/08_runs.ipynb #86fa04bd
 def definitions_behind(

@@ -10,14 +10,14 @@ __all__ = ['RECKONING', 'seen', 'VERSIONS', 'parts', 'describe', 'spelled_out', 
 import functools
 import platform
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, fields, is_dataclass
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 
@@ -65,24 +65,33 @@ def is_machinery(
 ) -> bool:
     "Whether something makes and keeps results rather than decides what they are."
     module = getattr(thing, "__module__", None) or ""
-    return module == "uncpaper.data.cards" or module.startswith("uncpaper.reproduce.") and module not in RECKONING
+    if module in ("uncpaper.data.cards", "uncpaper.places"): return True
+    return module.startswith("uncpaper.reproduce.") and module not in RECKONING
 
 class Look:
-    "What has been found out about code that does not change meanwhile."
+    "What has been found out about code and data that do not change meanwhile."
     def __init__(self):
         self.code, self.known = Code(is_machinery), {}
 
+    def once(self, question: Hashable, work: Callable[[], Any]) -> Any:
+        "An answer that is worked out once."
+        if question not in self.known: self.known[question] = work()
+        return self.known[question]
+
     def fingerprint(self, *things: object) -> str:
-        "Fingerprint of classes, functions and values, worked out once."
-        place = tuple(map(id, things))
-        if place not in self.known: self.known[place] = fingerprint(*things, code=self.code), things
-        return self.known[place][0]
+        "Fingerprint of classes, functions and values."
+        return self.once(tuple(map(id, things)), lambda: (fingerprint(*things, code=self.code), things))[0]
+
+    def set(self, name: str) -> list:
+        "The digest of a data set's bytes, the fingerprint of its reader and the facts on its card."
+        card = data.card(name)
+        return self.once(("set", name), lambda: [data.digest(name), self.fingerprint(card.read), card.facts])
 
 seen: ContextVar[Look | None] = ContextVar("seen", default=None)
 
 @contextmanager
 def one_look() -> Iterator[Look]:
-    "Inside, the code behind a class or a reader is looked at once."
+    "Inside, the code behind a class or a reader is looked at once, and so is each data set."
     token = seen.set(seen.get() or Look())
     try: yield seen.get()
     finally: seen.reset(token)
@@ -123,7 +132,7 @@ class Stage:
         "The complete configuration as JSON."
         return {"class": self.kind, **fields_of(self, lambda cls: getattr(cls, "kind", cls.__name__))}
 
-    @property
+    @functools.cached_property
     def data(self) -> tuple[str, ...]:
         "The data sets that it may load: its own, those of its parts, and those of what is upstream."
         held = (name for f in fields(self) for p in parts(getattr(self, f.name)) for name in getattr(p, "data", ()))
@@ -132,8 +141,7 @@ class Stage:
     @property
     def inputs(self) -> dict[str, list]:
         "Each data set with the digest of its bytes, the fingerprint of its reader and the facts on its card."
-        cards = {name: data.card(name) for name in self.data}
-        return {name: [data.digest(name), code_behind(card.read), card.facts] for name, card in cards.items()}
+        return {name: (seen.get() or Look()).set(name) for name in self.data}
 
     def code(self) -> str:
         "Fingerprint of the code that the result depends on, but for the classes of its parts."
@@ -151,9 +159,7 @@ class Stage:
 
     def done(self) -> bool:
         "Whether the store has the result, undamaged, and made from what is upstream now."
-        store, manifest = default_store(), default_store().manifest(self.key)
-        return store.intact(self.key) and all(
-            store.contents(k) in (made_from, None) for k, made_from in manifest["upstream"].items())
+        return default_store().done(self.key)
 
     def ensure(self) -> "Stage":
         "Build the result if it is missing, with everything upstream."
