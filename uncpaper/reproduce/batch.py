@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FRESH', 'WARM', 'Job', 'missing', 'jobs', 'run_jobs', 'last_job', 'levels', 'packed', 'needed', 'write_plan',
-           'build_all', 'watch', 'snakemake_command', 'build_job', 'main']
+           'build_all', 'planned_stages', 'snakemake_command', 'Course', 'stored_names', 'watch', 'build_job', 'main']
 
 # %% ../../nbs/reproduce/09_batch.ipynb #762397b3
 import json
@@ -13,16 +13,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Collection, Iterable, Sequence
-from contextlib import nullcontext
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from .experiments import BadRequest, find
+from .pace import expected, learn, pace, spoken
 from .runs import Run, run_of
 from .stages import Stage, in_order
 from .store import default_store, home
@@ -132,28 +133,71 @@ def build_all(
           serving() if here else nullcontext({}) as server):
         command = snakemake_command(write_plan(plan, Path(folder)), cores, options)
         process = subprocess.Popen(command, env={**os.environ, **server}, preexec_fn=partial(tie, os.getpid()))
-        try: watch(process, plan)
+        stages = planned_stages(plan)
+        try: watch(process, stages, cores)
         finally: process.terminate()
+        if here: learn(stages)
         failed = [j for j in plan if not (Path(folder) / f"{j.name}.done").exists()]
     return len(failed) or process.wait()
 
-def watch(process: subprocess.Popen, plan: Sequence[Job]) -> None:
-    "A progress bar over the stages of a plan until the process ends."
-    keys = [key for job in plan for key in job.keys]
-    def built() -> int: return sum(default_store().manifest(key) is not None for key in keys)
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    with Progress(*columns) as bar:
-        task = bar.add_task(f"{len(keys)} stages, about {sum(j.cost for j in plan):.0f} s on one core", total=len(keys))
-        while process.poll() is None:
-            bar.update(task, completed=built())
-            time.sleep(0.3)
-        bar.update(task, completed=built())
+def planned_stages(plan: Sequence[Job]) -> list[Stage]:
+    "What the jobs of a plan build."
+    there = {s.key: s for s in in_order({job.run.key: job.run for job in plan}.values())}
+    return [there[key] for job in plan for key in job.keys]
 
 def snakemake_command(plan: Path, cores: int, options: Sequence[str]) -> list[str]:
     "The words that start Snakemake on a plan."
     return [sys.executable, "-m", "snakemake", "--snakefile", str(home() / "Snakefile"), "--config", f"plan={plan}",
             "--directory", str(plan.parent), "--cores", str(cores), "--nolock", "--keep-going",
             "--rerun-triggers", "mtime", "--quiet", "all", *options]
+
+# %% ../../nbs/reproduce/09_batch.ipynb #5fe043b5
+@dataclass
+class Course:
+    "How far a batch has come, by the names in the store."
+    costs: Mapping[str, float] # key -> seconds that it is expected to take
+    cores: int
+    before: frozenset[str]     # names that were there when it began
+
+    def done(self, names: Collection[str]) -> set[str]:
+        "Keys of what has been built since."
+        return (self.costs.keys() & names) - self.before
+
+    def now(self, names: Collection[str]) -> list[str]:
+        "Labels of what is being built."
+        return sorted({key.rpartition("-")[0] for key in self.costs if f"{key}.partial" in names})
+
+    def left(self, names: Collection[str], elapsed: float) -> float: # seconds
+        "How long the rest will take, by the pace so far; at first by as many cores as there are."
+        done, guess = sum(self.costs[key] for key in self.done(names)), 30.0
+        return (sum(self.costs.values()) - done) * (guess + elapsed) / (guess * self.cores + done)
+
+# %% ../../nbs/reproduce/09_batch.ipynb #2bf7333c
+def stored_names() -> frozenset[str]:
+    "The names of all entries of the store, finished or not."
+    with suppress(FileNotFoundError): return frozenset(os.listdir(default_store().root))
+    return frozenset()
+
+def watch(
+    process: subprocess.Popen,
+    stages: Sequence[Stage], # that it builds
+    cores: int,
+) -> None:
+    "Show how far a batch has come until its process ends."
+    known = pace()
+    course = Course({s.key: expected(s, known) for s in stages}, cores, stored_names())
+    whole = f"{len(stages)} stages, about {spoken(course.left((), 0.0))}"
+    columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TextColumn("{task.fields[now]}")
+    with Progress(*columns) as bar:
+        task = bar.add_task(whole, total=sum(course.costs.values()), now="")
+        while True:
+            ended, names = process.poll() is not None, stored_names()
+            done, now = course.done(names), ", ".join(course.now(names)[:cores])
+            left = spoken(course.left(names, bar.tasks[0].elapsed or 0.0))
+            bar.update(task, completed=sum(course.costs[key] for key in done),
+                       now=f"{len(done)} done" if ended else f"about {left} left; {now}")
+            if ended: return
+            time.sleep(0.3)
 
 # %% ../../nbs/reproduce/09_batch.ipynb #af4ba8bc
 def build_job(plan: Path, name: str) -> None:

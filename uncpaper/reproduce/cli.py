@@ -80,7 +80,7 @@ def asked(
         raise BadRequest(f"no paper or experiment {what!r}: did you mean {names[near[0]]}?") from None
 
 # %% ../../nbs/reproduce/16_cli.ipynb #795cbbf5
-NARROW = {"paper", "ours ± s.e.", "runs", "profile", "stage", "cached"} # columns that are not broken
+NARROW = {"paper", "ours ± s.e.", "runs", "profile", "stage", "takes", "cached"} # columns that are not broken
 SHADES = {"holds": "green", "fails": "red", "no difference that matters": "cyan", "too few runs to tell": "yellow",
           "damaged": "bold red", "not run": "dim"}
 
@@ -179,18 +179,21 @@ def explain(
     "The plan of an experiment: its stages, which are there already, and what the rest will cost."
     if why: return explain_why(what, "laptop" if profile == "quick" else profile)
     from uncpaper.reproduce.batch import missing
+    from uncpaper.reproduce.pace import expected, pace, spoken
     from uncpaper.reproduce.runs import run_of
     from uncpaper.reproduce.stages import in_order
+    known = pace()
     for experiment in asked(what):
         run = run_of(experiment, profile, **settings(parameter))
-        todo, plan = sum(s.cost for s in missing(run)), in_order([run])
-        title = f"{experiment.name} at {run.profile}: {len(plan)} stages, about {todo:.0f} s on one core to do"
-        show([stage_row(s) for s in plan], title)
+        todo, plan = sum(expected(s, known) for s in missing(run)), in_order([run])
+        title = f"{experiment.name} at {run.profile}: {len(plan)} stages, about {spoken(todo)} on one core to do"
+        show([stage_row(s, expected(s, known)) for s in plan], title)
 
-def stage_row(stage: "Stage") -> dict[str, str]:
-    "A stage in a plan, for people."
+def stage_row(stage: "Stage", seconds: float) -> dict[str, str]:
+    "A stage in a plan, for people, with the time that it is expected to take."
+    from uncpaper.reproduce.pace import spoken
     return {"stage": stage.key, "needs": str(len(stage.upstream)), "data": ", ".join(stage.data),
-            "seconds": f"{stage.cost:.0f}", "cached": "yes" if stage.done() else "no"}
+            "takes": spoken(seconds), "cached": "yes" if stage.done() else "no"}
 
 def explain_why(what: str, profile: str) -> None:
     "What has changed since runs were recorded."

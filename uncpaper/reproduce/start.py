@@ -64,7 +64,8 @@ class Heard:
 # %% ../../nbs/reproduce/17_start.ipynb #6f65dc35
 def told(command: Callable[[], None]) -> None:
     "Print what a command prints: from memory, or by the command, whose output is remembered unless it fails."
-    with remembering("answers", [*for_plans(), home() / "results", home() / "runs" / "store"]) as known:
+    shown = [home() / "results", *(home() / "runs" / name for name in ("store", "pace.json"))]
+    with remembering("answers", [*for_plans(), *shown]) as known:
         if (asked := question()) in known: return print(known[asked], end="")
         heard = Heard(sys.stdout)
         try:
