@@ -27,5 +27,5 @@ rule job:
     log:
         "{name}.log",
     shell:
-        "{PYTHON} -c 'from uncpaper.reproduce.batch import main; main()' {config[plan]} {wildcards.name}"
-        " > {log} 2>&1 || (cat {log} >&2; exit 1)"
+        "{PYTHON} -c 'from uncpaper.reproduce.batch import main; main()' {config[plan]:q} {wildcards.name:q}"
+        " > {log:q} 2>&1 || (cat {log:q} >&2; exit 1)"

@@ -1,5 +1,11 @@
 "The command line: what it prints, and its exit codes 0, 1 and 2."
 import json
+import sys
+
+import pytest
+from conftest import make_project
+
+from uncpaper.reproduce import cli
 
 
 def test_list_explain_run_ledger(project):
@@ -18,7 +24,16 @@ def test_list_explain_run_ledger(project):
     assert json.loads(project("ledger", "coins/flips", "--verdict", "not run", "--json")) == rows[:1]
 
 
-def test_wrong_requests_are_one_line_with_exit_code_2(project):
+def refusal(capsys, monkeypatch, words) -> str:
+    "What the command says, in this process, when it ends with exit code 2."
+    monkeypatch.setattr(sys, "argv", ["uncpaper", *words])
+    with pytest.raises(SystemExit) as end: cli.main()
+    assert end.value.code == 2
+    return capsys.readouterr().err
+
+
+def test_wrong_requests_are_one_line_with_exit_code_2(project, monkeypatch, capsys):
+    monkeypatch.setenv("UNCPAPER_HOME", str(project.home))
     wrong = {
         ("run", "dice"): "no paper or experiment 'dice': there are coins; coins/flips",
         ("explain", "flip"): "no paper or experiment 'flip': did you mean coins/flips?",
@@ -31,14 +46,19 @@ def test_wrong_requests_are_one_line_with_exit_code_2(project):
         ("run", "coins", "-p", "flips=[1, a]"): "parameter 'flips' must be a list like [10, 1000], got [1, 'a']",
         ("run", "coins", "-p", "a b=1"): "parameter 'a b' is not a name",
         ("run", "coins", "-p", "seeds"): "parameter 'seeds' must read name=value",
+        ("run", "coins", "-p", "seeds=010"): "parameter 'seeds' must be a int like 5, got '010'",
+        ("run", "coins", "-p", "seeds=1:30"): "parameter 'seeds' must be a int like 5, got '1:30'",
+        ("run", "coins", "-p", "seeds=1e1"): "parameter 'seeds' must be a int like 5, got 10.0",
+        ("run", "coins", "-p", "flips=[1"): "'[1' cannot be read: ",
         ("run", "coins", "--profile", "huge"):
             "profile 'huge' is unknown for coins/flips: allowed are quick, laptop, paper",
         ("record", "coins", "--profile", "quick"):
             "coins/flips at quick is not finished: uncpaper run coins/flips --profile quick",
     }
     for words, message in wrong.items():
-        error = project(*words, code=2)
+        error = refusal(capsys, monkeypatch, words)
         assert error.startswith(f"uncpaper: {message}") and error.count("\n") == 1, error
+    assert project("run", "dice", code=2) == refusal(capsys, monkeypatch, ("run", "dice"))
     assert not project.stored()
 
 
@@ -59,3 +79,8 @@ def test_summary_is_short_and_says_where_to_read_on(project):
 def test_doctor(project):
     said = project("doctor")
     for word in ("torch", "device", "data: mnist", "quarto"): assert word in said
+
+
+def test_a_project_may_lie_anywhere(tmp_path):
+    project = make_project(tmp_path / "it's a \"place\" für $HOME & more")
+    assert "holds" in project("run", "coins", "--cores", "1")

@@ -58,12 +58,11 @@ Cores = Annotated[int, typer.Option(min=1, help="jobs side by side")]
 def settings(
     pairs: list[str],
 ) -> dict[str, Any]: # by name
-    "`name=value` pairs, values as YAML reads them. Raises BadRequest for anything else."
-    import yaml
-    from uncpaper.reproduce.experiments import BadRequest
+    "`name=value` pairs, values as `plain` reads them. Raises BadRequest for anything else."
+    from uncpaper.reproduce.experiments import BadRequest, plain
     for pair in pairs:
         if "=" not in pair: raise BadRequest(f"parameter {pair!r} must read name=value")
-    return {name: yaml.safe_load(value) for name, value in (pair.split("=", 1) for pair in pairs)}
+    return {name: plain(value) for name, value in (pair.split("=", 1) for pair in pairs)}
 
 # %% ../../nbs/reproduce/16_cli.ipynb #e0f3e439
 def asked(
