@@ -84,3 +84,11 @@ def test_doctor(project):
 def test_a_project_may_lie_anywhere(tmp_path):
     project = make_project(tmp_path / "it's a \"place\" für $HOME & more")
     assert "holds" in project("run", "coins", "--cores", "1")
+
+
+def test_temporary_files_may_lie_anywhere(project, monkeypatch):
+    place = project.home / ("a long name " * 10)
+    place.mkdir()
+    monkeypatch.setenv("TMPDIR", str(place))
+    assert "holds" in project("run", "coins", "--cores", "1")
+    assert not list(place.glob("uncpaper-*"))

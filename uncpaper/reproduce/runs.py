@@ -9,7 +9,6 @@ __all__ = ['run_cell', 'planned', 'notebook_tokens', 'notebook_code', 'definitio
 import linecache
 import os
 import sys
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -23,7 +22,7 @@ from .fingerprint import Code, own_hashes, script_tokens, tokens_fingerprint
 from .stages import Stage, in_order, one_look, parts
 from .store import hash_json, home
 from .study import Result, Study
-from .warm import python
+from .warm import place_for_sockets, python
 
 # %% ../../nbs/reproduce/08_runs.ipynb #8013d1b4
 def run_cell(
@@ -122,7 +121,7 @@ class Run(Stage):
         import papermill
         experiment, = find(self.experiment)
         os.environ |= {"UNCPAPER_REPORT": str(folder), "UNCPAPER_RUN": self.key}
-        with tempfile.TemporaryDirectory(prefix="uncpaper-") as place:
+        with place_for_sockets() as place:
             papermill.execute_notebook(
                 experiment.path, folder / "notebook.ipynb", parameters=dict(self.parameters), cwd=home(),
                 kernel_name="python3", language="python", kernel_manager_class=ipc_kernels(place), progress_bar=False)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ADDRESS', 'PASSED_ON', 'LONGEST', 'LIBRARIES', 'KERNEL', 'INLINE', 'python', 'tie', 'ask', 'serve', 'reap', 'keep',
-           'pass_on', 'renew', 'spoilt', 'settle', 'run', 'serving', 'main']
+           'pass_on', 'renew', 'spoilt', 'settle', 'run', 'place_for_sockets', 'serving', 'main']
 
 # %% ../../nbs/reproduce/07a_warm.ipynb #8657ffd6
 import atexit
@@ -165,11 +165,16 @@ def run(
     finally: atexit._run_exitfuncs()
 
 # %% ../../nbs/reproduce/07a_warm.ipynb #7f648459
+def place_for_sockets() -> tempfile.TemporaryDirectory:
+    "A temporary folder; below /tmp where the usual place has a longer name than sockets allow (some 100 characters)."
+    usual = tempfile.gettempdir()
+    return tempfile.TemporaryDirectory(prefix="uncpaper-", dir=usual if len(usual) <= 60 else "/tmp")
+
 @contextlib.contextmanager
 def serving() -> Iterator[dict[str, str]]:
     "The environment variable by which processes find a server while the block runs; none where forking is not sound."
     if sys.platform != "linux": return (yield {})
-    with (tempfile.TemporaryDirectory(prefix="uncpaper-") as folder,
+    with (place_for_sockets() as folder,
           socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener):
         listener.bind(f"{folder}/server")
         listener.listen()
