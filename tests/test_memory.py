@@ -101,7 +101,8 @@ def test_data_and_packages_are_part_of_the_state(here, data_folder):
     assert len(seen) == 3
     assert Path(memory.__file__).parents[1] in memory.for_plans()
     before = memory.interpreter()
-    with patch.object(memory.os, "listdir", lambda folder: ["torch-99.dist-info"]): assert memory.interpreter() != before
+    with patch.object(memory.os, "listdir", lambda folder: ["torch-99.dist-info"]):
+        assert memory.interpreter() != before
 
 
 def test_keys_are_remembered_until_something_changes(here):
@@ -127,7 +128,8 @@ print(sorted({"torch", "pandas", "scipy", "pydantic", "yaml"} & set(sys.modules)
     time.sleep(2 * memory.SETTLED)
     loaded = []
     for words in (["--help"], ["list"], ["list"]):
-        done = subprocess.run([sys.executable, "-c", code, *words], env=here.environment, capture_output=True, text=True)
+        command = [sys.executable, "-c", code, *words]
+        done = subprocess.run(command, env=here.environment, capture_output=True, text=True)
         assert "Usage" in done.stdout or "coins/flips" in done.stdout, done.stderr
         loaded.append(json.loads(done.stderr.strip().splitlines()[-1].replace("'", '"')))
     assert loaded[0] == loaded[2] == [] and "torch" in loaded[1]

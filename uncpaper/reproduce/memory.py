@@ -66,7 +66,8 @@ def for_plans() -> list[Path]:
 
 def interpreter() -> str: # 64 hexadecimal digits
     "Which Python this is, and what is installed in it."
-    installed = sorted(name for folder in site.getsitepackages() if os.path.isdir(folder) for name in os.listdir(folder))
+    folders = filter(os.path.isdir, site.getsitepackages())
+    installed = sorted(name for folder in folders for name in os.listdir(folder))
     return hashlib.sha256("\0".join([sys.version, sys.prefix, *installed]).encode()).hexdigest()
 
 # %% ../../nbs/reproduce/00a_memory.ipynb #4262837c

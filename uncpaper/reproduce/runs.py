@@ -65,8 +65,8 @@ def notebook_code(
     specs = [s.model_dump(exclude_defaults=True) for s in (*experiment.claims, *experiment.values)]
     specs += [experiment.measure(c).model_dump(exclude_defaults=True) for c in experiment.claims]
     with one_look() as look:
-        own = look.once(("notebook", experiment.name), lambda: tokens_fingerprint(notebook_tokens(experiment, look.code)))
-        return hash_json([own, specs])
+        def own() -> str: return tokens_fingerprint(notebook_tokens(experiment, look.code))
+        return hash_json([look.once(("notebook", experiment), own), specs])
 
 # %% ../../nbs/reproduce/08_runs.ipynb #86fa04bd
 def definitions_behind(
