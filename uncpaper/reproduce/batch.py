@@ -17,6 +17,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
+from math import fsum
 from pathlib import Path
 from typing import ClassVar
 
@@ -169,8 +170,8 @@ class Course:
 
     def left(self, names: Collection[str], elapsed: float) -> float: # seconds
         "How long the rest will take, by the pace so far; at first by as many cores as there are."
-        done, guess = sum(self.costs[key] for key in self.done(names)), 30.0
-        return (sum(self.costs.values()) - done) * (guess + elapsed) / (guess * self.cores + done)
+        done, guess = fsum(self.costs[key] for key in self.done(names)), 30.0
+        return (fsum(self.costs.values()) - done) * (guess + elapsed) / (guess * self.cores + done)
 
 # %% ../../nbs/reproduce/09_batch.ipynb #2bf7333c
 def stored_names() -> frozenset[str]:
@@ -189,12 +190,12 @@ def watch(
     whole = f"{len(stages)} stages, about {spoken(course.left((), 0.0))}"
     columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TextColumn("{task.fields[now]}")
     with Progress(*columns) as bar:
-        task = bar.add_task(whole, total=sum(course.costs.values()), now="")
+        task = bar.add_task(whole, total=fsum(course.costs.values()), now="")
         while True:
             ended, names = process.poll() is not None, stored_names()
             done, now = course.done(names), ", ".join(course.now(names)[:cores])
             left = spoken(course.left(names, bar.tasks[0].elapsed or 0.0))
-            bar.update(task, completed=sum(course.costs[key] for key in done),
+            bar.update(task, completed=fsum(course.costs[key] for key in done),
                        now=f"{len(done)} done" if ended else f"about {left} left; {now}")
             if ended: return
             time.sleep(0.3)
