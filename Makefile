@@ -37,7 +37,7 @@ lab: $(READY)
 	$(BIN)/jupyter lab --notebook-dir nbs
 
 docs: $(READY)
-	@echo "== the website: about four minutes the first time"
+	@echo "== the website: about seven minutes the first time"
 	@$(BIN)/uncpaper site
 
 bench: $(READY)
