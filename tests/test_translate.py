@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from uncpaper.reproduce import cli
+from uncpaper.reproduce.experiments import BadRequest
 
 BIV = """python main.py --experiment_settings "demo,7159,bike,True,7000" --model_settings "vanilla_ann,biv,0.5"
     --noise_settings "True,uniform" --params_settings "meanvar" --parameters "False,10,12"
@@ -72,5 +73,5 @@ def test_whose_a_line_is(monkeypatch):
     one, other = (SimpleNamespace(SCRIPTS=scripts) for scripts in (("run.py", "train.py"), ("train.py",)))
     monkeypatch.setattr(cli, "originals", lambda: {"one": one, "other": other})
     assert cli.original_of("nohup python3 ./code/run.py 1") is one and cli.original_of("train.py", "other") is other
-    with pytest.raises(cli.BadRequest) as error: cli.original_of("python train.py")
+    with pytest.raises(BadRequest) as error: cli.original_of("python train.py")
     assert "scripts of several originals in the line (one: run.py, train.py; other: train.py)" in str(error.value)
