@@ -121,6 +121,7 @@ def renew() -> None:
     import torch
     np.random.seed()
     torch.seed()
+    if (threads := os.environ.get("OMP_NUM_THREADS", "")).isdigit(): torch.set_num_threads(int(threads))
     if backend := os.environ.get("MPLBACKEND"): matplotlib.rcParams["backend"] = backend
     for name in ("tqdm.auto", "tqdm.autonotebook"): sys.modules.pop(name, None)
 
