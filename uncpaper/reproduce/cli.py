@@ -275,9 +275,10 @@ def summary() -> None:
     "The verdicts, paper by paper, and where to read on."
     from uncpaper.reproduce.ledger import rows, tally
     from uncpaper.reproduce.overviews import ASKS, HEADS, paper_name, scale_note
-    table = tally(rows()).rename(paper_name, level=0).rename(ASKS, level=1).reset_index()
+    with planned_keys() as keys: found = rows(keys=keys)
+    table = tally(found).rename(paper_name, level=0).rename(ASKS, level=1).reset_index()
     show(table.rename(columns=HEADS).to_dict("records"), "what holds")
-    console.print(scale_note().markdown)
+    console.print(scale_note(found).markdown)
     console.print("Every claim and every published number beside ours: uncpaper ledger, or the site's page The ledger")
 
 # %% ../../nbs/reproduce/16_cli.ipynb #fa5d435b

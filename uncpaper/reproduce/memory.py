@@ -7,7 +7,6 @@ __all__ = ['PASSED_BY', 'STARTED', 'SETTLED', 'files', 'known_of', 'State', 'sta
            'kept']
 
 # %% ../../nbs/reproduce/00a_memory.ipynb #24cecbef
-import contextlib
 import hashlib
 import json
 import os
@@ -15,12 +14,13 @@ import site
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 
 import uncpaper
+from ..files import replacing
 from ..places import home, roots
 
 # %% ../../nbs/reproduce/00a_memory.ipynb #e3e174bb
@@ -86,17 +86,15 @@ def remembering(
     had = dict(known)
     yield known
     if known == had or before.newest > STARTED - SETTLED or state(places) != before: return
-    part = path.with_name(f"{path.name}.{os.getpid()}")
-    with contextlib.suppress(OSError): # a full disk, or one that is only read
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(OSError), replacing(path) as part: # a full disk, or one that is only read
         part.write_text(json.dumps({"of": [before.digest, python], "known": known}))
-        part.replace(path)
 
 def kept(
     path: Path,     # of a memory
     of: list[str],  # the state at hand
 ) -> dict[str, str]:
     "What a memory holds, if it is of this state; a damaged one holds nothing."
-    try: found = json.loads(path.read_text())
-    except (OSError, ValueError): return {}
-    return found["known"] if found["of"] == of else {}
+    with suppress(OSError, ValueError, TypeError, KeyError):
+        found = json.loads(path.read_text())
+        if found["of"] == of: return found["known"]
+    return {}

@@ -181,9 +181,11 @@ def telling_overview() -> Shown:
     return claims_table([r for r in best(rows()) if (r.paper, r.claim) in telling])
 
 # %% ../../nbs/reproduce/14_overviews.ipynb #51e16cd9
-def scale_note() -> Shown:
+def scale_note(
+    told: Sequence[Row] | None = None, # rows of the ledger; all, unless some are given
+) -> Shown:
     "At which scale the claims were tested, and how many are shown without being counted."
-    shown = best(rows())
+    shown = best(rows() if told is None else told)
     found = [r for r in shown if not r.by_construction]
     at = Counter(r.profile for r in found if r.profile)
     tested = ", ".join(f"{at[p]} have been tested at {p} scale" for p in PROFILES if at[p]) or "none has been tested"

@@ -19,8 +19,9 @@ Pace = Mapping[str, tuple[float, float]] # label, kind, or "" for all -> seconds
 
 def pace() -> Pace:
     "What has been learned on this machine; nothing at first."
-    with suppress(OSError, ValueError):
-        return {name: tuple(sums) for name, sums in json.loads((home() / "runs" / "pace.json").read_text()).items()}
+    with suppress(OSError, ValueError, AttributeError, TypeError):
+        said = json.loads((home() / "runs" / "pace.json").read_text())
+        return {name: (float(took), float(estimated)) for name, (took, estimated) in said.items()}
     return {}
 
 def learn(
@@ -34,9 +35,10 @@ def learn(
         for name in {stage.label, stage.kind, ""}:
             took, estimated = found.get(name, (0.0, 0.0))
             found[name] = took + manifest["seconds"], estimated + stage.cost
-    old = {name: (took / 2, estimated / 2) for name, (took, estimated) in pace().items() if name in found}
-    sums = {name: [a + b for a, b in zip(own, old.get(name, (0.0, 0.0)))] for name, own in found.items()}
-    with replacing(home() / "runs" / "pace.json") as part: part.write_text(json.dumps({**pace(), **sums}))
+    known = pace()
+    halves = {name: [old / 2 for old in known.get(name, (0, 0))] for name in found}
+    sums = {**known, **{name: [a + b for a, b in zip(own, halves[name])] for name, own in found.items()}}
+    with suppress(OSError), replacing(home() / "runs" / "pace.json") as part: part.write_text(json.dumps(sums))
 
 # %% ../../nbs/reproduce/08a_pace.ipynb #ffc19974
 def expected(

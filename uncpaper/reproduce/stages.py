@@ -141,7 +141,8 @@ class Stage:
     @property
     def inputs(self) -> dict[str, list]:
         "Each data set with the digest of its bytes, the fingerprint of its reader and the facts on its card."
-        return {name: (seen.get() or Look()).set(name) for name in self.data}
+        look = seen.get() or Look()
+        return {name: look.set(name) for name in self.data}
 
     def code(self) -> str:
         "Fingerprint of the code that the result depends on, but for the classes of its parts."
