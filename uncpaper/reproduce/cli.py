@@ -9,7 +9,7 @@ __all__ = ['app', 'console', 'Profile', 'Settings', 'Cores', 'NARROW', 'SHADES',
            'verify', 'remake', 'record', 'site', 'readme', 'doctor', 'installed', 'data_state', 'main', 'refusals',
            'originals', 'best_marked', 'original_of', 'translate']
 
-# %% ../../nbs/reproduce/16_cli.ipynb #93120c48
+# %% ../../nbs/reproduce/16_cli.ipynb #6c5ce620
 import json
 import pkgutil
 import shutil
@@ -31,6 +31,7 @@ from ..checks import one_of
 from ..places import home
 from .memory import for_plans, remembering
 from .start import CHECKOUT
+from .tidy import ending_in_order
 
 if TYPE_CHECKING:
     from uncpaper.reproduce.experiments import Experiment
@@ -349,10 +350,11 @@ def data_state(
     from uncpaper import data
     return f"not here: put it in {data.folder(name)}" if data.missing(name) else "found"
 
-# %% ../../nbs/reproduce/16_cli.ipynb #9badcc86
+# %% ../../nbs/reproduce/16_cli.ipynb #0eeb1c6e
 def main() -> None:
     "The `uncpaper` command."
-    try: app()
+    try:
+        with ending_in_order(): app()
     except SystemExit: raise
     except refusals() as error:
         print(f"uncpaper: {error}", file=sys.stderr)

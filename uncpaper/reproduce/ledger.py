@@ -8,8 +8,7 @@ __all__ = ['KERNEL', 'WIDGET', 'DECIDED', 'DAMAGED', 'SPEC_FIELDS', 'CLAIM_FIELD
            'Row', 'rows', 'experiment_rows', 'unrun_row', 'damaged_rows', 'evidence_rows', 'claim_fields', 'best',
            'among_all_asked', 'rank', 'tally', 'text_table', 'spelled']
 
-# %% ../../nbs/reproduce/10_ledger.ipynb #63f947ca
-import json
+# %% ../../nbs/reproduce/10_ledger.ipynb #6a093807
 import os
 import shutil
 from collections.abc import Iterable, Sequence
@@ -25,7 +24,7 @@ from .claims import ClaimSpec
 from .experiments import PROFILES, BadRequest, Experiment, experiments, papers, published
 from .runs import run_of
 from .stages import default_store, one_look
-from .store import differing, home, sha256
+from .store import differing, home, read_manifest, sha256, write_manifest
 from .study import Result
 from .verdicts import LEVEL, VERDICTS, Claim, holm
 from ..statistics import ENOUGH_RUNS, with_error
@@ -42,7 +41,7 @@ def standing(
     if stale: return "out of date"
     return "this machine" if not recorded else "recorded, certified" if certified else "recorded"
 
-# %% ../../nbs/reproduce/10_ledger.ipynb #c5f4824b
+# %% ../../nbs/reproduce/10_ledger.ipynb #db4fa666
 @dataclass(frozen=True)
 class Evidence:
     "A finished run of an experiment."
@@ -54,7 +53,7 @@ class Evidence:
     @cached_property
     def written(self) -> Result:
         "What the run wrote down."
-        return Result.model_validate_json((self.folder / "result.json").read_text())
+        return Result.model_validate_json((self.folder / "result.json").read_text(encoding="utf-8"))
 
     @cached_property
     def result(self) -> Result:
@@ -64,16 +63,15 @@ class Evidence:
     @cached_property
     def damage(self) -> list[str]:
         "What does not hold together: files that are not the manifest's, verdicts and means that are not the numbers'."
-        try: files = self.manifest["files"]
-        except (OSError, ValueError, KeyError): return ["manifest.json cannot be read"]
-        other = differing(self.folder, files)
+        if not self.manifest: return ["manifest.json is missing or not as it was written"]
+        other = differing(self.folder, self.manifest["files"])
         try: return other + [f"{id} is not what its numbers say" for id in self.written.forged()]
-        except (OSError, ValueError): return [*other, "result.json cannot be read"]
+        except (OSError, ValueError, ArithmeticError): return [*other, "result.json cannot be read"]
 
     @cached_property
     def manifest(self) -> dict:
-        "How the run came about, and the hashes of its files."
-        return json.loads((self.folder / "manifest.json").read_text())
+        "How the run came about, and the hashes of its files; empty where that cannot be known."
+        return read_manifest(self.folder) or {}
 
     @property
     def certified(self) -> bool:
@@ -85,7 +83,7 @@ class Evidence:
         "How it stands to the code at hand, in words."
         return standing(self.recorded, self.stale, self.certified, bool(self.damage))
 
-# %% ../../nbs/reproduce/10_ledger.ipynb #1999d98e
+# %% ../../nbs/reproduce/10_ledger.ipynb #1b3d8607
 def recorded_folder(
     experiment: Experiment,
     profile: str,
@@ -96,11 +94,10 @@ def recorded_folder(
 def recorded_key(
     folder: Path, # of a recorded run
 ) -> str | None:
-    "The key of a recorded run, None when there is none."
-    path = folder / "manifest.json"
-    return json.loads(path.read_text())["key"] if path.exists() else None
+    "The key of a recorded run, None when there is none, or it cannot be known."
+    return (read_manifest(folder) or {}).get("key")
 
-# %% ../../nbs/reproduce/10_ledger.ipynb #3e21fd5b
+# %% ../../nbs/reproduce/10_ledger.ipynb #855fe3e2
 def evidence(
     experiment: Experiment,
     keys: dict[str, str] | None = None, # of planned runs, as far as they are known; others are put in
@@ -114,7 +111,7 @@ def evidence(
         seen.add(planned)
         if planned != key and (store.done(planned) or store.damaged(planned)):
             found.append(Evidence(profile, store.folder(planned), recorded=False, stale=False))
-        elif key: found.append(Evidence(profile, recorded, recorded=True, stale=planned != key))
+        elif recorded.is_dir(): found.append(Evidence(profile, recorded, recorded=True, stale=planned != key))
     return found
 
 def planned_key(
@@ -153,7 +150,7 @@ def trimmed_outputs(
     for output in kept: output.get("metadata", {}).clear()
     return kept
 
-# %% ../../nbs/reproduce/10_ledger.ipynb #c927f9ff
+# %% ../../nbs/reproduce/10_ledger.ipynb #1a19b8f6
 def record(
     experiment: Experiment,
     profile: str,
@@ -166,7 +163,8 @@ def record(
         raise BadRequest(f"{experiment.name}: what is claimed was not committed before the run: commit the notebook, "
                          f"published.yaml and profiles.yaml, then {again} once more")
     partial = target.with_name(target.name + ".partial")
-    shutil.copytree(default_store().folder(run.key), partial, dirs_exist_ok=True)
+    shutil.rmtree(partial, ignore_errors=True) # of a process that was killed
+    shutil.copytree(default_store().folder(run.key), partial)
     trim(partial)
     shutil.rmtree(target, ignore_errors=True)
     os.replace(partial, target)
@@ -178,9 +176,8 @@ def trim(
     "Trim a run's notebook, and put the hashes of what is left into its manifest."
     import nbformat
     nbformat.write(trimmed(nbformat.read(folder / "notebook.ipynb", 4)), folder / "notebook.ipynb")
-    manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["files"] = {name: sha256(folder / name) for name in manifest["files"]}
-    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
+    manifest = read_manifest(folder)
+    write_manifest(folder, {**manifest, "files": {name: sha256(folder / name) for name in manifest["files"]}})
 
 # %% ../../nbs/reproduce/10_ledger.ipynb #57e365a4
 class Row(BaseModel):
