@@ -12,12 +12,13 @@ import pytest
 import yaml
 
 FLOORS = {
-    0: ["checks", "files", "places", "numerics", "statistics", "data", "noise", "schedules", "reproduce.memory"],
+    0: ["checks", "files", "places", "numerics", "statistics", "data", "noise", "schedules", "reproduce.memory",
+        "reproduce.tidy"],
     1: ["pictures", "models", "preprocessing", "manifolds", "reproduce.store", "reproduce.syntax", "reproduce.warm"],
     2: ["training", "diffusion", "density", "ensembles", "losses", "metrics", "plots", "generation",
         "reproduce.fingerprint", "reproduce.stages"],
     3: ["reproduce.claims", "reproduce.verdicts", "reproduce.experiments", "reproduce.study", "reproduce.runs",
-        "reproduce.pace", "papers"],
+        "reproduce.pace", "reproduce.planned", "papers"],
     4: ["reproduce.batch", "reproduce.ledger", "reproduce.certify", "reproduce.changes", "reproduce.verify",
         "reproduce.overviews", "reproduce.site", "widgets"],
     5: ["reproduce.cli", "reproduce.start"],

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['app', 'console', 'Profile', 'Settings', 'Cores', 'NARROW', 'SHADES', 'WIDE', 'PACKAGES', 'checked_out', 'settings',
-           'asked', 'show', 'shaded', 'list_', 'planned_keys', 'states', 'run', 'chosen_experiments', 'run_rows',
-           'explain', 'stage_row', 'explain_why', 'certify', 'ledger', 'ledger_rows', 'shortened', 'counted', 'summary',
-           'verify', 'remake', 'record', 'site', 'readme', 'doctor', 'installed', 'data_state', 'main', 'refusals',
-           'originals', 'best_marked', 'original_of', 'translate']
+           'asked', 'show', 'shaded', 'list_', 'states', 'run', 'chosen_experiments', 'run_rows', 'explain',
+           'stage_row', 'explain_why', 'certify', 'ledger', 'ledger_rows', 'shortened', 'counted', 'summary', 'verify',
+           'remake', 'record', 'site', 'readme', 'doctor', 'installed', 'data_state', 'main', 'refusals', 'originals',
+           'best_marked', 'original_of', 'translate']
 
 # %% ../../nbs/reproduce/16_cli.ipynb #6c5ce620
 import json
@@ -15,7 +15,6 @@ import pkgutil
 import shutil
 import sys
 from collections import Counter
-from contextlib import AbstractContextManager
 from difflib import get_close_matches
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
@@ -29,7 +28,6 @@ from rich.table import Table
 
 from ..checks import one_of
 from ..places import home
-from .memory import for_plans, remembering
 from .start import CHECKOUT
 from .tidy import ending_in_order
 
@@ -105,18 +103,14 @@ def shaded(cell: Any) -> str:
 def list_() -> None:
     "Papers, experiments, profiles, and what is done."
     from uncpaper.reproduce.experiments import experiments, papers
-    from uncpaper.reproduce.stages import one_look
-    with one_look(), planned_keys() as keys:
-        rows = [{"experiment": e.name, "title": e.title, **states(e, keys)} for e in experiments()]
+    from uncpaper.reproduce.planned import planned_keys
+    keys = planned_keys()
+    rows = [{"experiment": e.name, "title": e.title, **states(e, keys)} for e in experiments()]
     show(rows, f"{len(papers())} papers, {len(rows)} experiments")
-
-def planned_keys() -> AbstractContextManager[dict[str, str]]:
-    "The keys of planned runs, as far as they are known."
-    return remembering("keys", for_plans())
 
 def states(
     experiment: "Experiment",
-    keys: dict[str, str], # of planned runs, as far as they are known
+    keys: dict[str, str], # from `planned_keys`
 ) -> dict[str, str]:      # by profile
     "How the run of each profile stands to the code at hand."
     from uncpaper.reproduce.experiments import PROFILES
@@ -247,7 +241,7 @@ def ledger_rows(
         if profile: one_of("profile", profile, PROFILES)
     except ValueError as error: raise BadRequest(str(error)) from None
     meant = {e.name for e in asked(what)} if what else None
-    with planned_keys() as keys: told = [r for r in rows(keys=keys) if profile in ("", r.profile)]
+    told = [r for r in rows() if profile in ("", r.profile)]
     found = [*best(told), *best(told, "value")]
     return [r for r in found if verdict in ("", r.verdict) and (meant is None or f"{r.paper}/{r.experiment}" in meant)]
 
@@ -276,7 +270,7 @@ def summary() -> None:
     "The verdicts, paper by paper, and where to read on."
     from uncpaper.reproduce.ledger import rows, tally
     from uncpaper.reproduce.overviews import ASKS, HEADS, paper_name, scale_note
-    with planned_keys() as keys: found = rows(keys=keys)
+    found = rows()
     table = tally(found).rename(paper_name, level=0).rename(ASKS, level=1).reset_index()
     show(table.rename(columns=HEADS).to_dict("records"), "what holds")
     console.print(scale_note(found).markdown)

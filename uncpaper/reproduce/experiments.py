@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['PROFILES', 'SHARED', 'WHOLE', 'Strict', 'PaperCard', 'ValueSpec', 'Published', 'BadFile', 'parsed_yaml', 'read_yaml',
            'Profiles', 'profiles_of', 'BadRequest', 'declared', 'Plain', 'plain', 'fits', 'checked', 'Cell',
-           'read_cells', 'tagged', 'Experiment', 'papers', 'published', 'position', 'experiments', 'find']
+           'read_cells', 'parsed_cells', 'tagged', 'Experiment', 'papers', 'published', 'position', 'experiments',
+           'find']
 
 # %% ../../nbs/reproduce/06_experiments.ipynb #7ad4d47f
 import ast
@@ -185,7 +186,14 @@ def read_cells(
     path: Path, # of a notebook
 ) -> list[Cell]:
     "The cells of a notebook."
-    raw = json.loads(path.read_text())["cells"]
+    return parsed_cells(path.read_text())
+
+@functools.cache
+def parsed_cells(
+    text: str,
+) -> list[Cell]: # the same for the same text: not to be changed
+    "The cells in a notebook's text. The same text is read once."
+    raw = json.loads(text)["cells"]
     return [Cell(c["cell_type"], "".join(c["source"]), tuple(c["metadata"].get("tags", ()))) for c in raw]
 
 # %% ../../nbs/reproduce/06_experiments.ipynb #076970e2
@@ -304,7 +312,7 @@ def find(
     request: str, # paper, or paper/experiment
 ) -> list[Experiment]:
     "The experiments that a request names. Raises BadRequest, which lists what there is."
-    found = [e for e in experiments() if request in (e.paper, e.name)]
+    found = [e for e in experiments(request.partition("/")[0]) if request in (e.paper, e.name)]
     if found: return found
     raise BadRequest(f"no paper or experiment {request!r}: there are {', '.join(papers())}; "
                      f"{', '.join(e.name for e in experiments())}")

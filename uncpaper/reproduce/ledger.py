@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['KERNEL', 'WIDGET', 'DECIDED', 'DAMAGED', 'SPEC_FIELDS', 'CLAIM_FIELDS', 'VALUE_FIELDS', 'standing', 'Evidence',
-           'recorded_folder', 'recorded_key', 'evidence', 'planned_key', 'trimmed', 'trimmed_outputs', 'record', 'trim',
-           'Row', 'rows', 'experiment_rows', 'unrun_row', 'damaged_rows', 'evidence_rows', 'claim_fields', 'best',
-           'among_all_asked', 'rank', 'tally', 'text_table', 'spelled']
+           'recorded_folder', 'recorded_key', 'evidence', 'trimmed', 'trimmed_outputs', 'record', 'trim', 'Row', 'rows',
+           'experiment_rows', 'unrun_row', 'damaged_rows', 'evidence_rows', 'claim_fields', 'best', 'among_all_asked',
+           'rank', 'tally', 'text_table', 'spelled']
 
 # %% ../../nbs/reproduce/10_ledger.ipynb #6a093807
 import os
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,8 +22,9 @@ from pydantic import BaseModel
 
 from .claims import ClaimSpec
 from .experiments import PROFILES, BadRequest, Experiment, experiments, papers, published
+from .planned import planned_keys
 from .runs import run_of
-from .stages import default_store, one_look
+from .stages import default_store
 from .store import differing, home, read_manifest, sha256, write_manifest
 from .study import Result
 from .verdicts import LEVEL, VERDICTS, Claim, holm
@@ -100,12 +101,12 @@ def recorded_key(
 # %% ../../nbs/reproduce/10_ledger.ipynb #855fe3e2
 def evidence(
     experiment: Experiment,
-    keys: dict[str, str] | None = None, # of planned runs, as far as they are known; others are put in
-) -> list[Evidence]:                    # at most one for each profile, the smallest first
+    keys: Mapping[str, str] | None = None, # from `planned_keys`; None: asked for now
+) -> list[Evidence]:                       # at most one for each profile, the smallest first
     "What there is for each profile: this machine's run, unless it was recorded and still counts."
-    found, seen, store, keys = [], set(), default_store(), {} if keys is None else keys
+    found, seen, store, keys = [], set(), default_store(), keys or planned_keys([experiment.paper])
     for profile in experiment.profiles:
-        planned, recorded = planned_key(experiment, profile, keys), recorded_folder(experiment, profile)
+        planned, recorded = keys[f"{experiment.name} {profile}"], recorded_folder(experiment, profile)
         key = recorded_key(recorded)
         if planned in seen: continue # the parameters of a smaller profile
         seen.add(planned)
@@ -113,16 +114,6 @@ def evidence(
             found.append(Evidence(profile, store.folder(planned), recorded=False, stale=False))
         elif recorded.is_dir(): found.append(Evidence(profile, recorded, recorded=True, stale=planned != key))
     return found
-
-def planned_key(
-    experiment: Experiment,
-    profile: str,
-    keys: dict[str, str], # as in `evidence`
-) -> str:
-    "The key of a run as it is planned now."
-    name = f"{experiment.name} {profile}"
-    if name not in keys: keys[name] = run_of(experiment, profile).key
-    return keys[name]
 
 # %% ../../nbs/reproduce/10_ledger.ipynb #d5ee4a99
 KERNEL = {"kernelspec": {"name": "python3", "display_name": "python3", "language": "python"}}
@@ -246,12 +237,12 @@ DAMAGED = "damaged"
 
 # %% ../../nbs/reproduce/10_ledger.ipynb #02a246ab
 def rows(
-    chosen: Iterable[Experiment] | None = None, # all, unless some are given
-    keys: dict[str, str] | None = None,         # as in `evidence`
+    chosen: Sequence[Experiment] | None = None, # all, unless some are given
 ) -> list[Row]:
     "The ledger, of all experiments or of those given."
     chosen = experiments() if chosen is None else chosen
-    with one_look(): return [row for e in chosen for row in experiment_rows(e, evidence(e, keys))]
+    keys = planned_keys({e.paper for e in chosen})
+    return [row for e in chosen for row in experiment_rows(e, evidence(e, keys))]
 
 def experiment_rows(
     experiment: Experiment,

@@ -7,6 +7,7 @@ __all__ = ['CHECKOUT', 'REPEATED', 'DRESS', 'without', 'start', 'question', 'Hea
 
 # %% ../../nbs/reproduce/17_start.ipynb #df2cd071
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -77,4 +78,6 @@ def told(command: Callable[[], None]) -> None:
 def main() -> None:
     "The `uncpaper` command."
     command = partial(start, "uncpaper.reproduce.cli")
-    told(command) if sys.argv[1:2] and sys.argv[1] in REPEATED else command()
+    if not REPEATED.intersection(sys.argv[1:2]): return command()
+    gc.disable() # an answer is short
+    told(command)
