@@ -65,10 +65,11 @@ def for_plans() -> list[Path]:
     return [Path(uncpaper.__file__).parent, home() / "nbs" / "papers", *roots()]
 
 def interpreter() -> str: # 64 hexadecimal digits
-    "Which Python this is, and what is installed in it."
+    "Which Python this is, what is installed in it, and how it is to build."
     folders = filter(os.path.isdir, site.getsitepackages())
     installed = sorted(name for folder in folders for name in os.listdir(folder))
-    return hashlib.sha256("\0".join([sys.version, sys.prefix, *installed]).encode()).hexdigest()
+    python = sys.version, sys.prefix, os.environ.get("UNCPAPER_SPEED", "")
+    return hashlib.sha256("\0".join([*python, *installed]).encode()).hexdigest()
 
 # %% ../../nbs/reproduce/00a_memory.ipynb #4262837c
 STARTED = time.time() # when this process began, as near as it can be told
