@@ -13,9 +13,9 @@ import yaml
 
 FLOORS = {
     0: ["checks", "files", "places", "numerics", "statistics", "data", "noise", "schedules", "reproduce.memory",
-        "reproduce.tidy"],
+        "reproduce.tidy", "reproduce.acceleration"],
     1: ["pictures", "models", "preprocessing", "manifolds", "reproduce.store", "reproduce.syntax", "reproduce.warm"],
-    2: ["training", "diffusion", "density", "ensembles", "losses", "metrics", "plots", "generation",
+    2: ["training", "parallel", "diffusion", "density", "ensembles", "losses", "metrics", "plots", "generation",
         "reproduce.fingerprint", "reproduce.stages"],
     3: ["reproduce.claims", "reproduce.verdicts", "reproduce.experiments", "reproduce.study", "reproduce.runs",
         "reproduce.pace", "reproduce.planned", "papers"],

@@ -65,11 +65,12 @@ def for_plans() -> list[Path]:
     return [Path(uncpaper.__file__).parent, home() / "nbs" / "papers", *roots()]
 
 def interpreter() -> str: # 64 hexadecimal digits
-    "Which Python this is, what is installed in it, and which modules this package has."
+    "Which Python this is, how it is to build, what is installed in it, and which modules this package has."
     folders = filter(os.path.isdir, site.getsitepackages())
     installed = sorted(name for folder in folders for name in os.listdir(folder))
     ours = [name for name, _ in files(Path(uncpaper.__file__).parent)]
-    return hashlib.sha256("\0".join([sys.version, sys.prefix, *installed, *ours]).encode()).hexdigest()
+    python = sys.version, sys.prefix, os.environ.get("UNCPAPER_SPEED", "")
+    return hashlib.sha256("\0".join([*python, *installed, *ours]).encode()).hexdigest()
 
 # %% ../../nbs/reproduce/00a_memory.ipynb #4262837c
 STARTED = time.time() # when this process began, as near as it can be told

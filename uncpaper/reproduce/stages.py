@@ -22,6 +22,7 @@ from typing import Any, ClassVar
 import torch
 
 from .. import data
+from .acceleration import accelerated, chosen
 from .fingerprint import PLAIN, Code, fingerprint
 from .store import Store, default_store, hash_json, write_value
 
@@ -156,7 +157,7 @@ class Stage:
     @functools.cached_property
     def key(self) -> str:
         "The name of the result in the store: the label and 16 hexadecimal digits."
-        return f"{self.label}-{hash_json([fields_of(self, code_behind), self.code(), self.inputs])[:16]}"
+        return f"{self.label}-{hash_json([fields_of(self, code_behind), self.code(), self.inputs, *chosen()])[:16]}"
 
     def done(self) -> bool:
         "Whether the store has the result, undamaged, and made from what is upstream now."
@@ -195,15 +196,15 @@ def timed(manifest: dict) -> Iterator[None]:
     clock, started = time.perf_counter(), datetime.now(timezone.utc)
     yield
     manifest |= dict(seconds=round(time.perf_counter() - clock, 3), started=started.isoformat(timespec="seconds"),
-                     versions=versions(), device=device_name(), threads=torch.get_num_threads())
+                     versions=versions(), device=device_name(), threads=torch.get_num_threads(), speed=chosen())
 
 @contextmanager
 def alone(threads: int) -> Iterator[None]:
-    "Run a block with so many CPU threads, and leave the global random state as it was."
+    "Run a block with so many CPU threads and as UNCPAPER_SPEED says; the global random state stays as it was."
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        with torch.random.fork_rng(): yield
+        with torch.random.fork_rng(), accelerated(chosen()): yield
     finally: torch.set_num_threads(before)
 
 VERSIONS = ("torch", "torchvision", "numpy", "pandas", "scipy", "scikit-learn") # packages that numbers may depend on
