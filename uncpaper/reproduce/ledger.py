@@ -22,11 +22,12 @@ import pandas as pd
 from pydantic import BaseModel
 
 from .claims import ClaimSpec
-from .experiments import PROFILES, BadRequest, Experiment, experiments, papers, published
+from .experiments import PROFILES, Experiment, experiments, papers, published
+from .requests import BadRequest
 from .runs import run_of
 from .stages import default_store, one_look
 from .store import differing, home, sha256
-from .study import Result
+from .reports import Result
 from .verdicts import LEVEL, VERDICTS, Claim, holm
 from ..statistics import ENOUGH_RUNS, with_error
 
