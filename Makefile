@@ -27,7 +27,7 @@ quick: $(READY)
 	@$(BIN)/uncpaper run --all --profile quick --cores $(CORES)
 
 test: quick docs browser
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(CORES) --dist loadfile
 
 # a browser for the tests that look at the site: what is here, Debian's, or Playwright's own
 browser: $(READY)

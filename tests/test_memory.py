@@ -108,10 +108,10 @@ def test_data_and_packages_are_part_of_the_state(here, data_folder):
 def test_keys_are_remembered_until_something_changes(here):
     time.sleep(2 * memory.SETTLED)
     said("list")
-    kept = json.loads((here.home / "runs/memory/keys.json").read_text())["known"]
+    kept = json.loads((here.home / "runs/memory/keys-coins.json").read_text())["known"]
     experiment, = find("coins")
     assert kept == {f"coins/flips {p}": run_of(experiment, p).key for p in experiment.profiles}
-    with patch("uncpaper.reproduce.ledger.run_of", side_effect=AssertionError("planned again")):
+    with patch("uncpaper.reproduce.planned.run_of", side_effect=AssertionError("planned again")):
         said("ledger", "coins")  # another question: the keys are known
         CHANGES["the claims"](here)
         with pytest.raises(AssertionError, match="planned again"): said("ledger", "coins")

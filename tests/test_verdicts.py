@@ -13,7 +13,7 @@ from scipy import stats
 from uncpaper.metrics import auroc, losses_of, placements, quality
 from uncpaper.reproduce.claims import Measure, compared
 from uncpaper.reproduce.ledger import Evidence, best, experiment_rows, rows, tally
-from uncpaper.reproduce.store import home, sha256
+from uncpaper.reproduce.store import home, sha256, write_manifest
 from uncpaper.reproduce.verdicts import VERDICTS, decide, error_of, holm, judge, weighed
 from uncpaper.reproduce.verify import recorded
 
@@ -142,7 +142,7 @@ def test_a_verdict_written_by_hand_is_damage_in_the_ledger(tmp_path):
         return experiment_rows(experiment, [Evidence(kept.profile, copy, recorded=True, stale=False)])
     assert {r.verdict for r in shown()} == {"damaged"} and "result.json has changed" in shown()[0].reason
     manifest["files"]["result.json"] = sha256(copy / "result.json")
-    (copy / "manifest.json").write_text(json.dumps(manifest))
+    write_manifest(copy, manifest)
     assert {r.verdict for r in shown()} == {"damaged"} and "is not what its numbers say" in shown()[0].reason
     assert not any(r.ours is not None for r in shown())
 

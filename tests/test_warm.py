@@ -27,7 +27,7 @@ def put(project: Project, code: str, name: str = "flips") -> None:
 def results(project: Project) -> dict[str, object]:
     "What is stored, file by file, but for manifests, executed notebooks and times."
     store = project.home / "runs/store"
-    files = [p for p in store.glob("*-*/*") if p.name not in ("manifest.json", "notebook.ipynb")]
+    files = [p for p in store.glob("*-*/*") if p.name not in ("manifest.json", "manifest.sha256", "notebook.ipynb")]
     found = {str(p.relative_to(store)): p.read_bytes() for p in files}
     for name in [n for n in found if n.endswith("result.json")]:
         result = json.loads(found[name])

@@ -7,7 +7,7 @@ __all__ = ['THERE', 'seeds_of', 'sample', 'Case', 'worktree', 'there', 'unequal'
            'reports_there', 'same_report', 'certificate', 'carry_over', 'Outcome', 'certify', 'outcome',
            'certified_text']
 
-# %% ../../nbs/reproduce/11_certify.ipynb #365ec93c
+# %% ../../nbs/reproduce/11_certify.ipynb #1cc78221
 import json
 import os
 import random
@@ -27,7 +27,7 @@ from .experiments import Experiment
 from .ledger import Evidence, recorded_folder
 from .runs import Run, definitions_behind, run_of
 from .stages import Stage, in_order
-from .store import default_store, hash_json, home, sha256
+from .store import default_store, hash_json, home, read_manifest, sha256, write_manifest
 from .reports import Result, commit
 
 # %% ../../nbs/reproduce/11_certify.ipynb #3d01e749
@@ -52,7 +52,7 @@ def sample(
     wanted = {s.key for s in in_order(chosen)} - set(recorded)
     return [s for s in plan if s.key in wanted]
 
-# %% ../../nbs/reproduce/11_certify.ipynb #1ef47212
+# %% ../../nbs/reproduce/11_certify.ipynb #fc23f97e
 @dataclass(frozen=True)
 class Case:
     "A recorded run and the same run by the code at hand."
@@ -74,17 +74,22 @@ class Case:
     @cached_property
     def manifest(self) -> dict[str, Any]:
         "What the store noted of it."
-        return json.loads((self.folder / "manifest.json").read_text())
+        return read_manifest(self.folder) or {}
 
     @cached_property
     def result(self) -> Result:
         "What it said."
-        return Result.model_validate_json((self.folder / "result.json").read_text())
+        return Result.model_validate_json((self.folder / "result.json").read_text(encoding="utf-8"))
 
     @cached_property
     def run(self) -> Run:
         "The run that the code at hand would make."
         return run_of(self.experiment, self.profile)
+
+    @cached_property
+    def damage(self) -> list[str]:
+        "What of the recorded run does not hold together."
+        return Evidence(self.profile, self.folder, recorded=True, stale=False).damage
 
     @property
     def current(self) -> bool:
@@ -250,7 +255,7 @@ def certificate(
     return dict(commit(), on=today, stages=len(case.sample) - timed, of=len(case.plan), timed=timed,
                 against=against, notebook=notebook, before=case.manifest["key"])
 
-# %% ../../nbs/reproduce/11_certify.ipynb #7c2925c4
+# %% ../../nbs/reproduce/11_certify.ipynb #697fc964
 def carry_over(
     case: Case,
     shown: dict[str, Any], # the certificate
@@ -267,11 +272,11 @@ def carry_over(
     files = {name: sha256(folder / name) for name in sorted({*case.manifest["files"], "definitions.json"})}
     now = dict(key=case.run.key, config=case.run.config, code=case.run.code(), inputs=case.run.inputs, files=files,
                upstream={s.key: case.contents[s.key] for s in case.run.stages})
-    (folder / "manifest.json").write_text(json.dumps({**case.manifest, **now}, indent=1, sort_keys=True) + "\n")
+    write_manifest(folder, {**case.manifest, **now})
     shutil.rmtree(case.folder)
     os.replace(folder, case.folder)
 
-# %% ../../nbs/reproduce/11_certify.ipynb #f94c69ea
+# %% ../../nbs/reproduce/11_certify.ipynb #e3efd2e1
 class Outcome(NamedTuple):
     "What became of one recorded run."
     experiment: str
@@ -288,22 +293,21 @@ def certify(
     "Show that recorded runs that are out of date would come out the same, and carry them over."
     cases = [Case(e, profile, fresh, tuple(given.items())) for e in experiments]
     recorded = [c for c in cases if (c.folder / "manifest.json").exists()]
-    stale = [c for c in recorded if not c.current and c.same_plan]
+    stale = [c for c in recorded if not c.damage and not c.current and c.same_plan]
     build_all([c.run for c in stale], cores, only={s.key for c in stale for s in c.sample})
     changed = [c for c in stale if not c.same_notebook]
     build_all([run_of(c.experiment, "quick", **c.quick) for c in changed], cores)
     theirs = reports_there(changed, cores)
     return [outcome(c, theirs.get(c.experiment.name)) for c in recorded]
 
-# %% ../../nbs/reproduce/11_certify.ipynb #c50c59b2
+# %% ../../nbs/reproduce/11_certify.ipynb #68a079b0
 def outcome(
     case: Case,
     theirs: dict | None,   # what the recorded commit's notebook reports at quick scale
 ) -> Outcome:
     "Decide about one recorded run, and carry it over when all is equal."
     said = lambda state, text: Outcome(case.experiment.name, state, text)
-    if damage := Evidence(case.profile, case.folder, recorded=True, stale=False).damage:
-        return said("differs", f"the recorded run is damaged: {'; '.join(damage)}")
+    if case.damage: return said("differs", f"the recorded run is damaged: {'; '.join(case.damage)}")
     if case.current: return said("current", "nothing has changed")
     if not case.same_plan: return said("differs", "the plan has other stages: run it again")
     missing = [s.key for s in case.sample if not s.done()]

@@ -83,7 +83,7 @@ def difference(before: str, now: str) -> list[str]:
              if not line.startswith(("---", "+++", "@@"))]
     return lines[:LONGEST] + ["…"] * (len(lines) > LONGEST)
 
-# %% ../../nbs/reproduce/12_changes.ipynb #b429f614
+# %% ../../nbs/reproduce/12_changes.ipynb #7b78f088
 def why(
     experiment: Experiment,
     profile: str = "laptop",
@@ -92,6 +92,7 @@ def why(
     folder = recorded_folder(experiment, profile)
     if not (folder / "manifest.json").exists(): return ["no run is recorded"]
     run, kept = run_of(experiment, profile), Evidence(profile, folder, True, False)
+    if kept.damage: return [f"the recorded run is damaged: {'; '.join(kept.damage)}"]
     return ["nothing has changed"] if run.key == kept.manifest["key"] else why_not(folder, kept.written, run)
 
 def why_not(

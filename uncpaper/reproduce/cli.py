@@ -4,18 +4,17 @@
 
 # %% auto #0
 __all__ = ['app', 'console', 'Profile', 'Settings', 'Cores', 'NARROW', 'SHADES', 'PASSED_ON', 'WIDE', 'PACKAGES', 'first', 'show',
-           'shaded', 'list_', 'planned_keys', 'states', 'run', 'chosen_experiments', 'run_rows', 'passed_on', 'build',
-           'pack', 'unpack', 'explain', 'stage_row', 'explain_why', 'certify', 'ledger', 'ledger_rows', 'shortened',
-           'counted', 'summary', 'verify', 'remake', 'record', 'site', 'readme', 'doctor', 'installed', 'data_state',
-           'main', 'originals', 'best_marked', 'original_of', 'translate']
+           'shaded', 'list_', 'states', 'run', 'chosen_experiments', 'run_rows', 'passed_on', 'build', 'pack', 'unpack',
+           'explain', 'stage_row', 'explain_why', 'certify', 'ledger', 'ledger_rows', 'shortened', 'counted', 'summary',
+           'verify', 'remake', 'record', 'site', 'readme', 'doctor', 'installed', 'data_state', 'main', 'originals',
+           'best_marked', 'original_of', 'translate']
 
-# %% ../../nbs/reproduce/16_cli.ipynb #ddc56567
+# %% ../../nbs/reproduce/16_cli.ipynb #6c5ce620
 import json
 import pkgutil
 import shutil
 import sys
 from collections import Counter
-from contextlib import AbstractContextManager
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path, PurePath
@@ -28,8 +27,8 @@ from rich.table import Table
 
 from ..checks import one_of
 from ..places import home
-from .memory import for_plans, remembering
 from .requests import BadRequest, answered, checked_out, settings
+from .tidy import ending_in_order
 
 if TYPE_CHECKING:
     from uncpaper.reproduce.experiments import Experiment
@@ -77,18 +76,14 @@ def shaded(cell: Any) -> str:
 def list_() -> None:
     "Papers, experiments, profiles, and what is done."
     from uncpaper.reproduce.experiments import experiments, papers
-    from uncpaper.reproduce.stages import one_look
-    with one_look(), planned_keys() as keys:
-        rows = [{"experiment": e.name, "title": e.title, **states(e, keys)} for e in experiments()]
+    from uncpaper.reproduce.planned import planned_keys
+    keys = planned_keys()
+    rows = [{"experiment": e.name, "title": e.title, **states(e, keys)} for e in experiments()]
     show(rows, f"{len(papers())} papers, {len(rows)} experiments")
-
-def planned_keys() -> AbstractContextManager[dict[str, str]]:
-    "The keys of planned runs, as far as they are known."
-    return remembering("keys", for_plans())
 
 def states(
     experiment: "Experiment",
-    keys: dict[str, str], # of planned runs, as far as they are known
+    keys: dict[str, str], # from `planned_keys`
 ) -> dict[str, str]:      # by profile
     "How the run of each profile stands to the code at hand."
     from uncpaper.reproduce.experiments import PROFILES
@@ -247,7 +242,7 @@ def ledger_rows(
         if profile: one_of("profile", profile, PROFILES)
     except ValueError as error: raise BadRequest(str(error)) from None
     meant = {e.name for e in asked(what)} if what else None
-    with planned_keys() as keys: told = [r for r in rows(keys=keys) if profile in ("", r.profile)]
+    told = [r for r in rows() if profile in ("", r.profile)]
     found = [*best(told), *best(told, "value")]
     return [r for r in found if verdict in ("", r.verdict) and (meant is None or f"{r.paper}/{r.experiment}" in meant)]
 
@@ -276,7 +271,7 @@ def summary() -> None:
     "The verdicts, paper by paper, and where to read on."
     from uncpaper.reproduce.ledger import rows, tally
     from uncpaper.reproduce.overviews import ASKS, HEADS, paper_name, scale_note
-    with planned_keys() as keys: found = rows(keys=keys)
+    found = rows()
     table = tally(found).rename(paper_name, level=0).rename(ASKS, level=1).reset_index()
     show(table.rename(columns=HEADS).to_dict("records"), "what holds")
     console.print(scale_note(found).markdown)
@@ -351,10 +346,10 @@ def data_state(
     from uncpaper import data
     return f"not here: put it in {data.folder(name)}" if data.missing(name) else "found"
 
-# %% ../../nbs/reproduce/16_cli.ipynb #55397f9f
+# %% ../../nbs/reproduce/16_cli.ipynb #0eeb1c6e
 def main() -> None:
     "The `uncpaper` command."
-    with answered(): app()
+    with answered(), ending_in_order(): app()
 
 # %% ../../nbs/reproduce/16_cli.ipynb #b0f0065c
 def originals() -> dict[str, ModuleType]:  # paper -> what translates its original's command lines

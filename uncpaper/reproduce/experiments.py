@@ -71,9 +71,10 @@ class Cell(NamedTuple):
     tags: tuple[str, ...]
 
 # %% ../../nbs/reproduce/06_experiments.ipynb #f52dd419
+@functools.cache
 def cells_in(
     text: str,
-) -> list[Cell]:
+) -> list[Cell]: # the same for the same text: not to be changed
     "The cells of a notebook's text. Raises BadFile for a text that is none."
     try: return [Cell(c["cell_type"], "".join(c["source"]), tuple(c["metadata"].get("tags", ())))
                  for c in json.loads(text)["cells"]]
@@ -204,7 +205,7 @@ def find(
     request: str, # paper, or paper/experiment
 ) -> list[Experiment]:
     "The experiments that a request names. Raises BadRequest, which lists what there is."
-    found = [e for e in experiments() if request in (e.paper, e.name)]
+    found = [e for e in experiments(request.partition("/")[0]) if request in (e.paper, e.name)]
     if found: return found
     raise BadRequest(f"no paper or experiment {request!r}: there are {', '.join(papers())}; "
                      f"{', '.join(e.name for e in experiments())}")

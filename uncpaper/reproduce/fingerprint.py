@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['LIBRARIES', 'MISSING', 'PLAIN', 'ELSEWHERE', 'GENERATED', 'is_ours', 'is_our_module', 'full_name', 'Found',
-           'scope_of', 'cell_contents', 'resolve', 'imported', 'attribute', 'Definition', 'digest', 'Code', 'unwrapped',
-           'state', 'named', 'array_text', 'members', 'is_written', 'source_form', 'parameters_of', 'is_known',
-           'reached', 'refined', 'fingerprint', 'start', 'tokens_fingerprint', 'definitions', 'own_hashes',
+           'scope_of', 'cell_contents', 'resolve', 'imported', 'is_library', 'attribute', 'Definition', 'digest',
+           'Code', 'unwrapped', 'state', 'named', 'array_text', 'members', 'is_written', 'source_form', 'parameters_of',
+           'is_known', 'reached', 'refined', 'fingerprint', 'start', 'tokens_fingerprint', 'definitions', 'own_hashes',
            'script_tokens']
 
 # %% ../../nbs/reproduce/02_fingerprint.ipynb #db550a13
@@ -78,9 +78,20 @@ def resolve(
     return Found(value, rest, name)
 
 def imported(module: str, scope: dict[str, Any]) -> Any:
-    "A module that an import names, relative ones seen from the scope's package."
-    try: return importlib.import_module(importlib.util.resolve_name(module, scope.get("__package__") or ""))
+    "A module that an import names, relative ones seen from the scope's package; of a library its name is enough."
+    try: name = importlib.util.resolve_name(module, scope.get("__package__") or "")
     except ImportError: return MISSING
+    if name not in sys.modules and is_library(name.partition(".")[0]): return ModuleType(name)
+    try: return importlib.import_module(name)
+    except ImportError: return MISSING
+
+@functools.cache
+def is_library(
+    package: str,
+) -> bool:
+    "Whether a package is not this project's, a notebook or a test: whether it is installed does not matter."
+    spec = importlib.util.find_spec(package)
+    return spec is None or (spec.origin or "").startswith(LIBRARIES)
 
 def attribute(module: ModuleType, name: str) -> Any:
     "A name in a module, or a module in a package."

@@ -4,15 +4,14 @@
 
 # %% auto #0
 __all__ = ['KERNEL', 'WIDGET', 'DECIDED', 'DAMAGED', 'SPEC_FIELDS', 'CLAIM_FIELDS', 'VALUE_FIELDS', 'standing', 'Evidence',
-           'recorded_folder', 'recorded_key', 'evidence', 'planned_key', 'trimmed', 'trimmed_outputs', 'record', 'trim',
-           'Row', 'rows', 'experiment_rows', 'unrun_row', 'damaged_rows', 'evidence_rows', 'claim_fields', 'best',
-           'among_all_asked', 'rank', 'tally', 'text_table', 'spelled']
+           'recorded_folder', 'recorded_key', 'evidence', 'trimmed', 'trimmed_outputs', 'record', 'trim', 'Row', 'rows',
+           'experiment_rows', 'unrun_row', 'damaged_rows', 'evidence_rows', 'claim_fields', 'best', 'among_all_asked',
+           'rank', 'tally', 'text_table', 'spelled']
 
-# %% ../../nbs/reproduce/10_ledger.ipynb #63f947ca
-import json
+# %% ../../nbs/reproduce/10_ledger.ipynb #6a093807
 import os
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,11 +22,12 @@ from pydantic import BaseModel
 
 from .claims import ClaimSpec
 from .experiments import PROFILES, Experiment, experiments, papers, published
+from .planned import planned_keys
+from .reports import Result
 from .requests import BadRequest
 from .runs import run_of
-from .stages import default_store, one_look
-from .store import differing, home, sha256
-from .reports import Result
+from .stages import default_store
+from .store import differing, home, read_manifest, sha256, write_manifest
 from .verdicts import LEVEL, VERDICTS, Claim, holm
 from ..statistics import ENOUGH_RUNS, with_error
 
@@ -43,7 +43,7 @@ def standing(
     if stale: return "out of date"
     return "this machine" if not recorded else "recorded, certified" if certified else "recorded"
 
-# %% ../../nbs/reproduce/10_ledger.ipynb #c5f4824b
+# %% ../../nbs/reproduce/10_ledger.ipynb #db4fa666
 @dataclass(frozen=True)
 class Evidence:
     "A finished run of an experiment."
@@ -55,7 +55,7 @@ class Evidence:
     @cached_property
     def written(self) -> Result:
         "What the run wrote down."
-        return Result.model_validate_json((self.folder / "result.json").read_text())
+        return Result.model_validate_json((self.folder / "result.json").read_text(encoding="utf-8"))
 
     @cached_property
     def result(self) -> Result:
@@ -65,16 +65,15 @@ class Evidence:
     @cached_property
     def damage(self) -> list[str]:
         "What does not hold together: files that are not the manifest's, verdicts and means that are not the numbers'."
-        try: files = self.manifest["files"]
-        except (OSError, ValueError, KeyError): return ["manifest.json cannot be read"]
-        other = differing(self.folder, files)
+        if not self.manifest: return ["manifest.json is missing or not as it was written"]
+        other = differing(self.folder, self.manifest["files"])
         try: return other + [f"{id} is not what its numbers say" for id in self.written.forged()]
-        except (OSError, ValueError): return [*other, "result.json cannot be read"]
+        except (OSError, ValueError, ArithmeticError): return [*other, "result.json cannot be read"]
 
     @cached_property
     def manifest(self) -> dict:
-        "How the run came about, and the hashes of its files."
-        return json.loads((self.folder / "manifest.json").read_text())
+        "How the run came about, and the hashes of its files; empty where that cannot be known."
+        return read_manifest(self.folder) or {}
 
     @property
     def certified(self) -> bool:
@@ -86,7 +85,7 @@ class Evidence:
         "How it stands to the code at hand, in words."
         return standing(self.recorded, self.stale, self.certified, bool(self.damage))
 
-# %% ../../nbs/reproduce/10_ledger.ipynb #1999d98e
+# %% ../../nbs/reproduce/10_ledger.ipynb #1b3d8607
 def recorded_folder(
     experiment: Experiment,
     profile: str,
@@ -97,36 +96,25 @@ def recorded_folder(
 def recorded_key(
     folder: Path, # of a recorded run
 ) -> str | None:
-    "The key of a recorded run, None when there is none."
-    path = folder / "manifest.json"
-    return json.loads(path.read_text())["key"] if path.exists() else None
+    "The key of a recorded run, None when there is none, or it cannot be known."
+    return (read_manifest(folder) or {}).get("key")
 
-# %% ../../nbs/reproduce/10_ledger.ipynb #3e21fd5b
+# %% ../../nbs/reproduce/10_ledger.ipynb #855fe3e2
 def evidence(
     experiment: Experiment,
-    keys: dict[str, str] | None = None, # of planned runs, as far as they are known; others are put in
-) -> list[Evidence]:                    # at most one for each profile, the smallest first
+    keys: Mapping[str, str] | None = None, # from `planned_keys`; None: asked for now
+) -> list[Evidence]:                       # at most one for each profile, the smallest first
     "What there is for each profile: this machine's run, unless it was recorded and still counts."
-    found, seen, store, keys = [], set(), default_store(), {} if keys is None else keys
+    found, seen, store, keys = [], set(), default_store(), keys or planned_keys([experiment.paper])
     for profile in experiment.profiles:
-        planned, recorded = planned_key(experiment, profile, keys), recorded_folder(experiment, profile)
+        planned, recorded = keys[f"{experiment.name} {profile}"], recorded_folder(experiment, profile)
         key = recorded_key(recorded)
         if planned in seen: continue # the parameters of a smaller profile
         seen.add(planned)
         if planned != key and (store.done(planned) or store.damaged(planned)):
             found.append(Evidence(profile, store.folder(planned), recorded=False, stale=False))
-        elif key: found.append(Evidence(profile, recorded, recorded=True, stale=planned != key))
+        elif recorded.is_dir(): found.append(Evidence(profile, recorded, recorded=True, stale=planned != key))
     return found
-
-def planned_key(
-    experiment: Experiment,
-    profile: str,
-    keys: dict[str, str], # as in `evidence`
-) -> str:
-    "The key of a run as it is planned now."
-    name = f"{experiment.name} {profile}"
-    if name not in keys: keys[name] = run_of(experiment, profile).key
-    return keys[name]
 
 # %% ../../nbs/reproduce/10_ledger.ipynb #d5ee4a99
 KERNEL = {"kernelspec": {"name": "python3", "display_name": "python3", "language": "python"}}
@@ -154,7 +142,7 @@ def trimmed_outputs(
     for output in kept: output.get("metadata", {}).clear()
     return kept
 
-# %% ../../nbs/reproduce/10_ledger.ipynb #c927f9ff
+# %% ../../nbs/reproduce/10_ledger.ipynb #1a19b8f6
 def record(
     experiment: Experiment,
     profile: str,
@@ -167,7 +155,8 @@ def record(
         raise BadRequest(f"{experiment.name}: what is claimed was not committed before the run: commit the notebook, "
                          f"published.yaml and profiles.yaml, then {again} once more")
     partial = target.with_name(target.name + ".partial")
-    shutil.copytree(default_store().folder(run.key), partial, dirs_exist_ok=True)
+    shutil.rmtree(partial, ignore_errors=True) # of a process that was killed
+    shutil.copytree(default_store().folder(run.key), partial)
     trim(partial)
     shutil.rmtree(target, ignore_errors=True)
     os.replace(partial, target)
@@ -179,9 +168,8 @@ def trim(
     "Trim a run's notebook, and put the hashes of what is left into its manifest."
     import nbformat
     nbformat.write(trimmed(nbformat.read(folder / "notebook.ipynb", 4)), folder / "notebook.ipynb")
-    manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["files"] = {name: sha256(folder / name) for name in manifest["files"]}
-    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
+    manifest = read_manifest(folder)
+    write_manifest(folder, {**manifest, "files": {name: sha256(folder / name) for name in manifest["files"]}})
 
 # %% ../../nbs/reproduce/10_ledger.ipynb #57e365a4
 class Row(BaseModel):
@@ -250,12 +238,12 @@ DAMAGED = "damaged"
 
 # %% ../../nbs/reproduce/10_ledger.ipynb #02a246ab
 def rows(
-    chosen: Iterable[Experiment] | None = None, # all, unless some are given
-    keys: dict[str, str] | None = None,         # as in `evidence`
+    chosen: Sequence[Experiment] | None = None, # all, unless some are given
 ) -> list[Row]:
     "The ledger, of all experiments or of those given."
     chosen = experiments() if chosen is None else chosen
-    with one_look(): return [row for e in chosen for row in experiment_rows(e, evidence(e, keys))]
+    keys = planned_keys({e.paper for e in chosen})
+    return [row for e in chosen for row in experiment_rows(e, evidence(e, keys))]
 
 def experiment_rows(
     experiment: Experiment,

@@ -21,7 +21,7 @@ from typing import Any
 from .. import data
 from ..files import replacing
 from .requests import BadRequest, one_line
-from .store import Store, flush, sha256
+from .store import Store, flush, seal, sha256
 
 # %% ../../nbs/reproduce/08b_parcels.ipynb #8c7e699e
 CONTENTS = "contents.json"
@@ -100,6 +100,7 @@ def take(
         if store.intact(key): return KNOWN
         made_from = arrived.manifest(key)["upstream"]
         if any(store.contents(k) not in (contents, None) for k, contents in made_from.items()): return OTHER
+        seal(arrived.folder(key))
         for path in [*arrived.folder(key).rglob("*"), arrived.folder(key)]: flush(path)
         shutil.rmtree(store.folder(key), ignore_errors=True)
         os.replace(arrived.folder(key), store.folder(key))

@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['EXECUTE', 'DIRECTIVE', 'LOADED', 'REMOTE', 'REMOTE_SHEET', 'FIRST_PAGE', 'OFFLINE_SEARCH', 'RELATIVE', 'imported',
-           'module_source', 'modules_used', 'code_of', 'ledger_state', 'executed_page', 'Page', 'page_of', 'executed',
-           'show_progress', 'for_readers', 'is_hidden', 'claim_card', 'as_sentence', 'tested', 'known_of',
-           'in_the_paper', 'html_table', 'values_table', 'printed', 'facts', 'registered_text', 'provenance_fold',
-           'evidence_text', 'scale_heading', 'experiment_page', 'not_run', 'notebook_cells', 'put_on_todays_words',
-           'notebooks', 'lesson_pages', 'readers_page', 'build', 'put', 'stage_experiment', 'stage_settings', 'render',
-           'make_offline', 'offline_page', 'write_readme', 'cell_markdown']
+           'module_source', 'modules_used', 'code_of', 'ledger_state', 'executed_page', 'Page', 'as_before', 'page_of',
+           'executed', 'ended', 'show_progress', 'for_readers', 'is_hidden', 'claim_card', 'as_sentence', 'tested',
+           'known_of', 'in_the_paper', 'html_table', 'values_table', 'printed', 'facts', 'registered_text',
+           'provenance_fold', 'evidence_text', 'scale_heading', 'experiment_page', 'not_run', 'notebook_cells',
+           'put_on_todays_words', 'notebooks', 'lesson_pages', 'readers_page', 'build', 'built', 'put',
+           'stage_experiment', 'stage_settings', 'render', 'make_offline', 'offline_page', 'write_readme',
+           'cell_markdown']
 
-# %% ../../nbs/reproduce/15_site.ipynb #aeaad5eb
+# %% ../../nbs/reproduce/15_site.ipynb #07fa69ad
 import ast
 import contextvars
 import functools
@@ -24,8 +25,10 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -44,6 +47,8 @@ from .stages import Stage, default_store, one_look
 from .store import hash_json, home
 from .reports import Result, Value
 from .syntax import script_form
+from .tidy import held, own_folder
+from .warm import tie
 from ..statistics import with_error
 
 # %% ../../nbs/reproduce/15_site.ipynb #50eb9dd3
@@ -104,7 +109,7 @@ def executed_page(
     CaptureShell(mpl_format="svg").run_all(notebook, exc_stop=True)
     write_nb(notebook, target)
 
-# %% ../../nbs/reproduce/15_site.ipynb #14906ab6
+# %% ../../nbs/reproduce/15_site.ipynb #223ec45e
 @dataclass(frozen=True)
 class Page(Stage):
     "A notebook executed for the site."
@@ -125,14 +130,22 @@ class Page(Stage):
         return tuple(n for n in datasets.names() if datasets.card(n).embedded)
 
     def build(self, folder: Path) -> dict:
-        "Execute the notebook; what it does to the environment and the folder of this process is undone."
-        environment, where = dict(os.environ), os.getcwd()
-        try: contextvars.Context().run(executed_page, home() / self.path, folder / "notebook.ipynb")
+        "Execute the notebook. What it does to this process is undone."
+        with as_before(): contextvars.Context().run(executed_page, home() / self.path, folder / "notebook.ipynb")
+        return {}
+
+@contextmanager
+def as_before() -> Iterator[None]:
+    "Undo what a block does to the environment and the folder of this process; its temporary files go with it."
+    environment, where, usual = dict(os.environ), os.getcwd(), tempfile.gettempdir()
+    with own_folder(Path(usual), "uncpaper-") as own:
+        os.environ["TMPDIR"] = tempfile.tempdir = str(own)
+        try: yield
         finally:
+            tempfile.tempdir = usual
             os.environ.clear()
             os.environ.update(environment)
             os.chdir(where)
-        return {}
 
 def page_of(
     path: Path, # of a notebook
@@ -143,7 +156,7 @@ def page_of(
     depends = [[c.source for c in notebook.cells], modules_used(source), ledger_state(source)]
     return Page(str(path.relative_to(home())), hash_json(depends))
 
-# %% ../../nbs/reproduce/15_site.ipynb #0797e2bf
+# %% ../../nbs/reproduce/15_site.ipynb #74c45171
 EXECUTE = """
 import sys
 from pathlib import Path
@@ -162,11 +175,18 @@ def executed(
     with log.open("w") as said:
         shares = filter(None, (missing[i::cores] for i in range(cores)))
         workers = [subprocess.Popen([sys.executable, "-c", EXECUTE, *(home() / p.path for p in share)],
-                                    stdout=said, stderr=said) for share in shares]
-        show_progress(workers, missing)
-    if not any(w.returncode for w in workers): return
-    failed = ", ".join(p.path for p in missing if not p.done())
-    raise RuntimeError(f"not executed: {failed}; {log} ends in\n{log.read_text()[-2000:]}")
+                                    stdout=said, stderr=said, preexec_fn=functools.partial(tie, os.getpid()))
+                   for share in shares]
+        try: show_progress(workers, missing)
+        finally: codes = [ended(worker) for worker in workers]
+    if not any(codes): return
+    failed, last = ", ".join(p.path for p in missing if not p.done()), log.read_text(encoding="utf-8", errors="replace")
+    raise RuntimeError(f"not executed: {failed} (exit codes {codes}); {log} ends in\n{last[-2000:]}")
+
+def ended(process: subprocess.Popen) -> int:
+    "The exit code of a process, which is ended where it has not."
+    process.kill()
+    return process.wait()
 
 # %% ../../nbs/reproduce/15_site.ipynb #f70be74f
 def show_progress(
@@ -379,9 +399,21 @@ def readers_page(
     "An executed page as readers see it. Executes it when that has not been done."
     return for_readers(trimmed(nbformat.read(default_store().folder(page.ensure().key) / "notebook.ipynb", 4)))
 
-# %% ../../nbs/reproduce/15_site.ipynb #8b4ae8a3
+# %% ../../nbs/reproduce/15_site.ipynb #4d7769bb
 def build() -> Path:
-    "Build the website in `_site` and return its first page. Nothing is replaced before the new site is whole."
+    """
+    Build the website in `_site` and return its first page. Nothing is replaced before the new site is whole. While
+    another process is building it, wait.
+    """
+    lock = home() / "runs" / "site.lock"
+    with ExitStack() as stack:
+        if not stack.enter_context(held(lock, wait=False)):
+            print("another build of the site is at work: waiting until it is done", file=sys.stderr)
+            stack.enter_context(held(lock))
+        return built()
+
+def built() -> Path:
+    "The website, built by this process alone."
     pages, stage = lesson_pages(), home() / "runs" / "site"
     executed(pages.values())
     shutil.rmtree(stage, ignore_errors=True)
@@ -392,8 +424,9 @@ def build() -> Path:
     stage_settings(stage)
     render(stage)
     make_offline(stage / "_site")
-    shutil.rmtree(home() / "_site", ignore_errors=True)
+    if (home() / "_site").exists(): os.replace(home() / "_site", stage / "before")
     os.replace(stage / "_site", home() / "_site")
+    shutil.rmtree(stage / "before", ignore_errors=True)
     return home() / "_site" / "index.html"
 
 def put(
@@ -404,7 +437,7 @@ def put(
     path.parent.mkdir(parents=True, exist_ok=True)
     nbformat.write(notebook, path)
 
-# %% ../../nbs/reproduce/15_site.ipynb #59abbf96
+# %% ../../nbs/reproduce/15_site.ipynb #0718e581
 def stage_experiment(
     experiment: Experiment,
     stage: Path,                # the folder that will be rendered
@@ -432,7 +465,8 @@ def render(
     "Render with Quarto when it is on the PATH, otherwise with smalldocs. Raises RuntimeError with what it said."
     smalldocs = [sys.executable, "-m", "smalldocs.cli", "render", "--quiet", str(folder)]
     quarto = ["quarto", "render", str(folder), "--quiet"]
-    done = subprocess.run(quarto if shutil.which("quarto") else smalldocs, capture_output=True, text=True)
+    done = subprocess.run(quarto if shutil.which("quarto") else smalldocs, capture_output=True, encoding="utf-8",
+                          preexec_fn=functools.partial(tie, os.getpid()))
     (folder / "render.log").write_text(done.stdout + done.stderr) # notes for makers; tests look for broken links
     if done.returncode: raise RuntimeError(f"the site was not rendered: {done.stdout}{done.stderr}")
 

@@ -7,6 +7,7 @@ __all__ = ['ELSEWHERE', 'REPEATED', 'DRESS', 'without', 'start', 'question', 'He
 
 # %% ../../nbs/reproduce/17_start.ipynb #df2cd071
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -75,5 +76,7 @@ def told(command: Callable[[], None]) -> None:
 
 def main() -> None:
     "The `uncpaper` command."
-    command = partial(start, f"uncpaper.reproduce.{'away' if set(sys.argv[1:2]) & ELSEWHERE else 'cli'}")
-    told(command) if sys.argv[1:2] and sys.argv[1] in REPEATED else command()
+    command = partial(start, f"uncpaper.reproduce.{'away' if ELSEWHERE.intersection(sys.argv[1:2]) else 'cli'}")
+    if not REPEATED.intersection(sys.argv[1:2]): return command()
+    gc.disable() # an answer is short
+    told(command)

@@ -6,10 +6,11 @@
 __all__ = ['Fault', 'recorded', 'at_commit', 'unregistered', 'other_claims', 'other_parameters', 'faults_of', 'stored_faults',
            'verify', 'Remade', 'remake', 'compared_with']
 
-# %% ../../nbs/reproduce/13_verify.ipynb #9c1db68d
+# %% ../../nbs/reproduce/13_verify.ipynb #b4af384e
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -24,7 +25,7 @@ from .printed import Published, published_in
 from .reports import Result, git
 from .requests import BadFile, BadRequest, Said
 from .runs import run_of
-from .store import default_store, home
+from .store import SEAL, default_store, home, seal
 
 # %% ../../nbs/reproduce/13_verify.ipynb #1a2e5275
 class Fault(NamedTuple):
@@ -79,7 +80,7 @@ def other_parameters(
     return [f"parameter {name} stood otherwise in the registration" for name, value in said.items()
             if json.dumps(r.parameters.get(name)) != json.dumps(value)]
 
-# %% ../../nbs/reproduce/13_verify.ipynb #adf14431
+# %% ../../nbs/reproduce/13_verify.ipynb #4a36f9ce
 def faults_of(
     e: Evidence,
 ) -> list[str]:
@@ -89,9 +90,12 @@ def faults_of(
     except BadFile: return ["its registration has another form than today's files"]
 
 def stored_faults() -> Iterator[Fault]:
-    "Entries of the store that are not as they were written."
-    for folder in sorted(default_store().root.glob("*/manifest.json")):
-        if default_store().damaged(key := folder.parent.name): yield Fault(f"runs/store/{key}", "has changed")
+    "Entries of the store that are not as they were written. What is whole and has no seal yet gets one."
+    store = default_store()
+    for folder in sorted(p for p in store.root.glob("*-*") if p.is_dir() and p.suffix != ".partial"):
+        if store.damaged(folder.name): yield Fault(f"runs/store/{folder.name}", "has changed")
+        elif not (folder / SEAL).exists():
+            with suppress(OSError): seal(folder) # a store that is only read stays as it is
 
 def verify() -> list[Fault]:
     "Check all that is recorded and stored."
