@@ -54,7 +54,7 @@ def planned(
 # %% ../../nbs/reproduce/07b_plans.ipynb #09813420
 @contextmanager
 def planning(experiment: Experiment) -> Iterator[None]:
-    "A block that plans. Raises BadRequest, in one line, for whatever goes wrong in it that is not said so well already."
+    "A block that plans. Raises BadRequest, in one line, for whatever goes wrong in it and is not said so well."
     try: yield
     except refusals(): raise
     except Exception as error:
@@ -97,7 +97,7 @@ def writable(
 def build(
     wanted: Sequence[Stage],
 ) -> list[Stage]:            # those that were built
-    "Build what is missing, with all that it needs and a progress line. Raises data.DataMissing and data.DataCorrupt first."
+    "Build what is missing, with a progress line. Raises BadRequest, data.DataMissing and data.DataCorrupt first."
     todo = [s for s in in_order(wanted) if not s.done()]
     for name in sorted({name for s in todo for name in s.data}): data.verified(name)
     if todo: writable(default_store().root)
