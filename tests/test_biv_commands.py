@@ -17,7 +17,8 @@ from uncpaper.originals.engine import Refused
 from uncpaper.papers.biv import BIV, IV, L2, Adam, Bike, Cutoff, Faces, RedWine, Train
 from uncpaper.papers.biv.parameters import single, variance_from
 from uncpaper.reproduce.cli import settings
-from uncpaper.reproduce.experiments import BadRequest, checked, find
+from uncpaper.reproduce.experiments import checked, find
+from uncpaper.reproduce.requests import BadRequest
 from uncpaper.reproduce.runs import run_of
 
 OLD = {"experiment_settings": "demo,7159,utkf,True", "model_settings": "biv,resnet", "noise": "True",

@@ -14,14 +14,16 @@ import yaml
 FLOORS = {
     0: ["checks", "files", "places", "numerics", "statistics", "data", "noise", "schedules", "reproduce.memory",
         "reproduce.tidy", "reproduce.acceleration"],
-    1: ["pictures", "models", "preprocessing", "manifolds", "reproduce.store", "reproduce.syntax", "reproduce.warm"],
+    1: ["pictures", "models", "preprocessing", "manifolds", "reproduce.store", "reproduce.syntax", "reproduce.warm",
+        "reproduce.requests"],
     2: ["training", "parallel", "diffusion", "density", "ensembles", "losses", "metrics", "plots", "generation",
         "reproduce.fingerprint", "reproduce.stages"],
-    3: ["reproduce.claims", "reproduce.verdicts", "reproduce.experiments", "reproduce.study", "reproduce.runs",
-        "reproduce.pace", "reproduce.planned", "papers"],
+    3: ["reproduce.claims", "reproduce.verdicts", "reproduce.printed", "reproduce.experiments", "reproduce.study",
+        "reproduce.reports", "reproduce.plans", "reproduce.parcels", "reproduce.runs", "reproduce.pace",
+        "reproduce.planned", "papers"],
     4: ["reproduce.batch", "reproduce.ledger", "reproduce.certify", "reproduce.changes", "reproduce.verify",
         "reproduce.overviews", "reproduce.site", "widgets"],
-    5: ["reproduce.cli", "reproduce.start"],
+    5: ["reproduce.away", "reproduce.cli", "reproduce.start"],
     6: ["originals"],
 }
 

@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 from uncpaper.reproduce.experiments import experiments, papers, published
-from uncpaper.reproduce.study import Result
+from uncpaper.reproduce.reports import Result
 from uncpaper.reproduce.ledger import best, evidence, rows
 
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from uncpaper.reproduce import cli
-from uncpaper.reproduce.experiments import BadRequest
+from uncpaper.reproduce.requests import BadRequest
 
 BIV = """python main.py --experiment_settings "demo,7159,bike,True,7000" --model_settings "vanilla_ann,biv,0.5"
     --noise_settings "True,uniform" --params_settings "meanvar" --parameters "False,10,12"

@@ -26,7 +26,8 @@ from typing import ClassVar
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from .experiments import BadRequest, find
+from .experiments import find
+from .requests import BadRequest
 from .pace import expected, learn, pace, spoken
 from .runs import Run, run_of
 from .stages import Stage, in_order

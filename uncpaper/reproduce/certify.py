@@ -28,7 +28,7 @@ from .ledger import Evidence, recorded_folder
 from .runs import Run, definitions_behind, run_of
 from .stages import Stage, in_order
 from .store import default_store, hash_json, home, read_manifest, sha256, write_manifest
-from .study import Result, commit
+from .reports import Result, commit
 
 # %% ../../nbs/reproduce/11_certify.ipynb #3d01e749
 def seeds_of(

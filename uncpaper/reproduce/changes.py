@@ -18,7 +18,7 @@ from .. import data
 from .experiments import Experiment, find
 from .ledger import Evidence, recorded_folder
 from .runs import Run, definitions_behind, run_of
-from .study import Result, git
+from .reports import Result, git
 
 # %% ../../nbs/reproduce/12_changes.ipynb #ab0c85ce
 def moved(

@@ -21,12 +21,13 @@ import pandas as pd
 from pydantic import BaseModel
 
 from .claims import ClaimSpec
-from .experiments import PROFILES, BadRequest, Experiment, experiments, papers, published
+from .experiments import PROFILES, Experiment, experiments, papers, published
 from .planned import planned_keys
+from .reports import Result
+from .requests import BadRequest
 from .runs import run_of
 from .stages import default_store
 from .store import differing, home, read_manifest, sha256, write_manifest
-from .study import Result
 from .verdicts import LEVEL, VERDICTS, Claim, holm
 from ..statistics import ENOUGH_RUNS, with_error
 

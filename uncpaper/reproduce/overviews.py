@@ -18,7 +18,8 @@ from dataclasses import dataclass
 import nbformat
 import pandas as pd
 
-from .experiments import PROFILES, Experiment, PaperCard, experiments, find, papers, published
+from .experiments import PROFILES, Experiment, experiments, find, papers, published
+from .printed import PaperCard
 from .ledger import DAMAGED, Row, best, recorded_folder, rows, spelled, tally
 from .store import home
 from .verdicts import VERDICTS

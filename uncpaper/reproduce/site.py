@@ -45,7 +45,7 @@ from .ledger import KERNEL, Evidence, Row, best, evidence, evidence_rows, rows, 
 from .overviews import badge, remarks
 from .stages import Stage, default_store, one_look
 from .store import hash_json, home
-from .study import Result, Value
+from .reports import Result, Value
 from .syntax import script_form
 from .tidy import held, own_folder
 from .warm import tie

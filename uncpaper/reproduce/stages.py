@@ -59,7 +59,7 @@ def fields_of(value: object, name: Callable[[type], str]) -> dict[str, object]:
     return {f.name: spelled_out(getattr(value, f.name), name) for f in fields(value)}
 
 # %% ../../nbs/reproduce/03_stages.ipynb #4629132d
-RECKONING = ("uncpaper.reproduce.claims", "uncpaper.reproduce.study") # of the machinery, what decides what results are
+RECKONING = {f"uncpaper.reproduce.{name}" for name in ("claims", "study", "reports")} # what decides what results are
 
 def is_machinery(
     thing: object, # a function or class

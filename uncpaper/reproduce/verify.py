@@ -9,23 +9,23 @@ __all__ = ['Fault', 'recorded', 'at_commit', 'unregistered', 'other_claims', 'ot
 # %% ../../nbs/reproduce/13_verify.ipynb #b4af384e
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from pydantic import BaseModel, ValidationError
-
 from .batch import build_all
 from .certify import numbers
 from .changes import why_not
-from .experiments import BadRequest, Profiles, Published, find, parsed_yaml
+from .experiments import find, profiles_in
 from .ledger import Evidence
+from .printed import Published, published_in
+from .reports import Result, git
+from .requests import BadFile, BadRequest, Said
 from .runs import run_of
 from .store import SEAL, default_store, home, seal
-from .study import Result, git
 
 # %% ../../nbs/reproduce/13_verify.ipynb #1a2e5275
 class Fault(NamedTuple):
@@ -41,12 +41,12 @@ def recorded() -> list[Evidence]:
 # %% ../../nbs/reproduce/13_verify.ipynb #d321f4a4
 def at_commit(
     revision: str,
-    name: str,                # of a file, below the project's top folder
-    model: type[BaseModel],
-) -> BaseModel | None:        # an instance of `model`; None where git does not have it
-    "What a YAML file said at a commit."
+    name: str,                      # of a file, below the project's top folder
+    reading: Callable[[str], Said], # of its text
+) -> Said | None:                   # None where git does not have it
+    "What a file said at a commit."
     text = git("show", f"{revision}:{name}")
-    return None if text is None else parsed_yaml(text, model)
+    return None if text is None else reading(text)
 
 def unregistered(
     e: Evidence, # undamaged
@@ -54,13 +54,13 @@ def unregistered(
     "What a run says that did not stand in the commit that it names as its registration."
     r, known = e.written, e.written.provenance.get("registered")
     if not known: return [] if r.provenance["commit"] is None else ["its claims were not committed before it ran"]
-    files = {"published": Published, "profiles": Profiles}
-    published, profiles = (at_commit(known["commit"], f"nbs/papers/{r.paper}/{name}.yaml", model)
-                           for name, model in files.items())
+    files = {"published": published_in, "profiles": profiles_in}
+    published, profiles = (at_commit(known["commit"], f"nbs/papers/{r.paper}/{name}.yaml", reading)
+                           for name, reading in files.items())
     if published is None: return [] # git is not there, or has no history
     late = datetime.fromisoformat(known["on"]) > datetime.fromisoformat(e.manifest["started"])
     return [*(["its claims were committed after it started"] if late else []), *other_claims(r, published),
-            *other_parameters(r, profiles or Profiles({}))]
+            *other_parameters(r, profiles or {})]
 
 def other_claims(
     r: Result,
@@ -73,10 +73,10 @@ def other_claims(
 
 def other_parameters(
     r: Result,
-    then: Profiles, # at the registration
+    then: dict[str, dict], # experiment -> profile -> parameters, at the registration
 ) -> list[str]:
     "Parameters, the number of runs among them, that stood otherwise."
-    said = then.root.get(r.experiment, {}).get(r.profile) or {}
+    said = then.get(r.experiment, {}).get(r.profile) or {}
     return [f"parameter {name} stood otherwise in the registration" for name, value in said.items()
             if json.dumps(r.parameters.get(name)) != json.dumps(value)]
 
@@ -87,7 +87,7 @@ def faults_of(
     "Everything that is wrong with a recorded run."
     if e.damage: return e.damage
     try: return unregistered(e)
-    except ValidationError: return ["its registration has another form than today's files"]
+    except BadFile: return ["its registration has another form than today's files"]
 
 def stored_faults() -> Iterator[Fault]:
     "Entries of the store that are not as they were written. What is whole and has no seal yet gets one."
