@@ -19,7 +19,7 @@ FLOORS = {
     3: ["reproduce.claims", "reproduce.verdicts", "reproduce.experiments", "reproduce.study", "reproduce.runs",
         "reproduce.pace", "papers"],
     4: ["reproduce.batch", "reproduce.ledger", "reproduce.certify", "reproduce.changes", "reproduce.verify",
-        "reproduce.overviews", "reproduce.site", "widgets"],
+        "reproduce.forest", "reproduce.symbols", "reproduce.overviews", "reproduce.pages", "reproduce.site", "widgets"],
     5: ["reproduce.cli", "reproduce.start"],
     6: ["originals"],
 }
