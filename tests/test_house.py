@@ -22,7 +22,7 @@ FLOORS = {
         "reproduce.reports", "reproduce.plans", "reproduce.parcels", "reproduce.runs", "reproduce.pace",
         "reproduce.planned", "papers"],
     4: ["reproduce.batch", "reproduce.ledger", "reproduce.certify", "reproduce.changes", "reproduce.verify",
-        "reproduce.overviews", "reproduce.site", "widgets"],
+        "reproduce.forest", "reproduce.symbols", "reproduce.overviews", "reproduce.pages", "reproduce.site", "widgets"],
     5: ["reproduce.away", "reproduce.cli", "reproduce.start"],
     6: ["originals"],
 }

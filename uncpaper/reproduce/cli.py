@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['app', 'console', 'Profile', 'Settings', 'Cores', 'NARROW', 'SHADES', 'PASSED_ON', 'WIDE', 'PACKAGES', 'first', 'show',
            'shaded', 'list_', 'states', 'run', 'chosen_experiments', 'run_rows', 'passed_on', 'build', 'pack', 'unpack',
-           'explain', 'stage_row', 'explain_why', 'certify', 'ledger', 'ledger_rows', 'shortened', 'counted', 'summary',
-           'verify', 'remake', 'record', 'site', 'readme', 'doctor', 'installed', 'data_state', 'main', 'originals',
-           'best_marked', 'original_of', 'translate']
+           'explain', 'stage_row', 'told_apart', 'leaves', 'in_short', 'explain_why', 'certify', 'ledger',
+           'ledger_rows', 'shortened', 'counted', 'summary', 'verify', 'remake', 'record', 'site', 'server_of',
+           'readme', 'doctor', 'installed', 'data_state', 'main', 'originals', 'best_marked', 'original_of',
+           'translate']
 
 # %% ../../nbs/reproduce/16_cli.ipynb #6c5ce620
 import json
@@ -15,6 +16,7 @@ import pkgutil
 import shutil
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path, PurePath
@@ -31,6 +33,7 @@ from .requests import BadRequest, answered, checked_out, settings
 from .tidy import ending_in_order
 
 if TYPE_CHECKING:
+    from http.server import ThreadingHTTPServer
     from uncpaper.reproduce.experiments import Experiment
     from uncpaper.reproduce.ledger import Row
     from uncpaper.reproduce.runs import Run
@@ -181,13 +184,37 @@ def explain(
         run = run_of(experiment, profile, **settings(parameter))
         todo, plan = sum(expected(s, known) for s in missing(run)), in_order([run])
         title = f"{experiment.name} at {run.profile}: {len(plan)} stages, about {spoken(todo)} on one core to do"
-        show([stage_row(s, expected(s, known)) for s in plan], title)
+        show([stage_row(s, expected(s, known), said) for s, said in zip(plan, told_apart(plan))], title)
 
-def stage_row(stage: "Stage", seconds: float) -> dict[str, str]:
+def stage_row(stage: "Stage", seconds: float, said: str) -> dict[str, str]:
     "A stage in a plan, for people, with the time that it is expected to take."
     from uncpaper.reproduce.pace import spoken
-    return {"stage": stage.key, "needs": str(len(stage.upstream)), "data": ", ".join(stage.data),
+    return {"stage": stage.label, "with": said, "needs": str(len(stage.upstream)), "data": ", ".join(stage.data),
             "takes": spoken(seconds), "cached": "yes" if stage.done() else "no"}
+
+def told_apart(plan: "list[Stage]") -> list[str]:
+    "What sets each stage of a plan apart from others of its kind, such as a method and a seed, in words."
+    known = {s.key: s for s in plan}
+    told = [dict(leaves(s.config, known)) for s in plan]
+    varied = {kind: {name for other in told for name in other if other["class"] == kind and
+                     any(name not in t or t[name] != other[name] for t in told if t["class"] == kind)}
+              for kind in {t["class"] for t in told}}
+    return [", ".join(dict.fromkeys(in_short(name, t[name]) for name in t if name in varied[t["class"]])) for t in told]
+
+def leaves(
+    value: Any,                # of a configuration
+    known: "dict[str, Stage]", # key -> stage
+    name: str = "",            # of the value
+) -> "Iterator[tuple[str, Any]]":
+    "The settings of a configuration and of the stages that it names, each with its place."
+    if isinstance(value, dict) and set(value) == {"stage"}: value = known[value["stage"]].config
+    if not isinstance(value, dict): yield name, value
+    else: yield from (leaf for part in value for leaf in leaves(value[part], known, f"{name}.{part}".lstrip(".")))
+
+def in_short(name: str, value: Any) -> str:
+    "A setting, by the last part of its name; a class by its own name."
+    last = name.rpartition(".")[2]
+    return str(value) if last == "class" else f"{last} {value}"
 
 def explain_why(what: str, profile: str) -> None:
     "What has changed since runs were recorded."
@@ -303,14 +330,27 @@ def record(what: str, profile: Profile = "laptop") -> None:
     from uncpaper.reproduce.ledger import record
     for experiment in asked(what): console.print(f"recorded {record(experiment, profile).relative_to(home())}")
 
-# %% ../../nbs/reproduce/16_cli.ipynb #c21d641e
+# %% ../../nbs/reproduce/16_cli.ipynb #3100e81c
 @app.command()
-def site() -> None:
-    "Build the website from what has been run and recorded."
+def site(
+    serve: Annotated[bool, typer.Option("--serve", help="then show it on this machine, until Ctrl-C")] = False,
+) -> None:
+    "Build the website from what has been run and recorded. It opens from its folder, too."
     from uncpaper.reproduce.site import build, lesson_pages # import what only the site needs
     todo = [p for p in lesson_pages().values() if not p.done()]
     console.print(f"executing {len(todo)} pages, about {sum(p.cost for p in todo) / 2:.0f} s, then rendering all")
-    console.print(f"the site lies at {build()}: open it in a browser", soft_wrap=True)
+    first = build()
+    console.print(f"the site lies at {first}: open it in a browser", soft_wrap=True)
+    if not serve: return
+    server = server_of(first.parent)
+    console.print(f"it is served at http://127.0.0.1:{server.server_port} until Ctrl-C")
+    server.serve_forever()
+
+def server_of(folder: Path) -> "ThreadingHTTPServer":
+    "A server of a folder for this machine alone, at a port that is free."
+    from functools import partial
+    from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+    return ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=str(folder)))
 
 @app.command()
 def readme() -> None:
