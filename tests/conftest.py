@@ -92,7 +92,7 @@ class Project:
 def make_project(home: Path) -> Project:
     "A project whose only paper is the page's example."
     follow_the_page(home)
-    for name in ("Snakefile", "_quarto.yml", "nbs/site.css"): shutil.copy(ROOT / name, home / name)
+    for name in ("Snakefile", "_quarto.yml", "nbs/site.css", "nbs/favicon.svg"): shutil.copy(ROOT / name, home / name)
     return Project(home)
 
 

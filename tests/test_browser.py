@@ -38,7 +38,10 @@ def page(browser, root):
 def test_from_the_front_page_to_a_claim_to_its_figure(page):
     page.get_by_role("link", name="On bike rentals, BIV reaches a lower test error than the squared loss (L2).").click()
     page.wait_for_url("**/papers/biv/label-noise.html#claim-bike-biv-below-l2")
-    assert page.locator("#claim-bike-biv-below-l2 .verdict").first.inner_text() in VERDICTS
+    claim = page.locator("#claim-bike-biv-below-l2")
+    assert claim.locator(".verdict").first.inner_text() in VERDICTS
+    claim.locator("summary").click()
+    assert "95 % interval" in claim.inner_text()
     figure = page.locator("img[src$='laptop-main.svg']")
     figure.scroll_into_view_if_needed()
     width = figure.evaluate("image => image.complete ? image.naturalWidth : 0")
@@ -69,9 +72,33 @@ def test_the_ledger_is_filtered_and_sorted(page, root):
     assert set(seen(1)) == {"ddu"} and all(text.startswith("fails") for text in seen(3))
 
 
-def test_the_two_commands_stand_on_the_first_screen(page):
-    box = page.get_by_text("make reproduce").first.bounding_box()
-    assert box["y"] + box["height"] < 900
+def test_all_claims_as_one_picture_are_filtered_and_sorted(page):
+    rows = page.locator(".forest tbody tr:visible")
+    everything = rows.count()
+    page.locator("select[name=verdict]").select_option("fails")
+    verdicts = rows.locator("td:nth-child(3)").all_inner_texts()
+    assert 0 < rows.count() < everything and all("fails" in verdict for verdict in verdicts)
+    page.locator("select[name=verdict]").select_option("")
+    page.get_by_role("button", name="against or for it").click()
+    marks = rows.locator("circle").evaluate_all("marks => marks.map(mark => mark.getBoundingClientRect().x)")
+    assert len(marks) > 100 and marks == sorted(marks)
+
+
+DEFINED = {"expected_calibration_error": "14_metrics", "GaussianDiscriminant": "15_density"}
+
+
+@pytest.mark.parametrize("asked, page_of", DEFINED.items())
+def test_search_finds_definitions_first(page, asked, page_of):
+    page.locator("input[type=search]:visible").first.fill(asked)
+    page.wait_for_selector(".search-result:visible")
+    assert page_of in page.locator(".search-result:visible").first.get_attribute("href")
+
+
+def test_past_the_menus_by_keyboard(page):
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.className") == "skip-link"
+    window = page.locator(".window")
+    assert window.evaluate("part => part.tabIndex") == 0
 
 
 def test_mathematics_is_set(page, root):

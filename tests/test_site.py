@@ -18,11 +18,13 @@ class Page(HTMLParser):
     "Links, ids and loaded resources of a page."
     def __init__(self, text: str):
         super().__init__()
-        self.links, self.ids, self.loads = [], set(), []
+        self.links, self.ids, self.loads, self.names, self.mute = [], set(), [], [], []
         self.feed(text)
 
     def handle_starttag(self, tag, attributes):
         a = dict(attributes)
+        if a.get("id"): self.names.append(a["id"])
+        if tag == "img" and not a.get("alt"): self.mute.append(a.get("src", "")[:80])
         self.ids |= {a[k] for k in ("id", "name") if a.get(k)}
         if tag == "a" and a.get("href"): self.links.append(a["href"])
         if tag in ("img", "script", "iframe", "source") and a.get("src"): self.loads.append(a["src"])
@@ -57,7 +59,7 @@ def test_every_link_leads_somewhere(site):
 def test_nothing_is_loaded_from_the_network(site):
     loads = [(page.name, load) for page in site.rglob("*.html") for load in parsed(page).loads]
     assert not [(page, load) for page, load in loads if re.match("(https?:)?//", load)]
-    elsewhere = r"url\(['\"]?https?:|@import ['\"]?(url\()?['\"]?https?:"
+    elsewhere = r"url\(['\"]?https?:|@import\s*['\"]?(url\()?['\"]?https?:"
     for sheet in site.rglob("*.css"): assert not re.search(elsewhere, sheet.read_text()), sheet
 
 
@@ -93,14 +95,69 @@ def test_the_ledgers_page_has_every_row_and_each_claims_best_evidence_without_sc
         assert any(row.sentence in line and card in line for line in seen), row.claim
 
 
-def test_the_front_page_has_few_telling_claims_and_failures_among_them(site):
+def test_the_front_page_has_every_claim_as_one_picture(site):
     text = html.unescape((site / "nbs/index.html").read_text())
+    for row in best(rows()): assert row.sentence in text and f"{row.experiment}.html#claim-{row.claim}" in text
+    drawn = sum(r.low is not None and bool(r.matters) for r in best(rows()))
+    assert text.count('<svg class="forest-line') == drawn > 0 and text.count("<tr data-") == len(best(rows()))
+
+
+def test_the_readme_has_few_telling_claims_and_failures_among_them(root):
+    text = (root / "README.md").read_text()
     telling = {p: [c.id for c in published(p).claims if c.telling] for p in papers()}
     assert all(1 <= len(ids) <= 2 for ids in telling.values())
     shown = [r for r in best(rows()) if r.claim in telling[r.paper]]
     assert {"holds", "fails"} <= {r.verdict for r in shown}
-    for row in shown: assert row.sentence in text and f"{row.experiment}.html#claim-{row.claim}" in text
-    assert "ledger.html" in text and text.count('class="verdict') == len(shown)
+    for row in shown: assert row.sentence.replace("|", "\\|") in text
+    assert "ledger.ipynb" in text and "forest" not in text
+
+
+def test_an_experiments_page_opens_with_its_figure_and_shows_it_once(site):
+    for e in experiments():
+        text = (site / "nbs/papers" / f"{e.name}.html").read_text()
+        first = evidence(e)[-1]
+        figure = f'src="{e.path.stem}-{first.profile}-{next(iter(first.result.figures))}.svg"'
+        assert text.count(figure) == 1 and text.index(figure) < text.index('<svg class="forest-line'), e.name
+        assert text.index('id="the-claims"') < text.index("Provenance") < text.index('id="the-notebook"')
+        notebook = re.sub("<script.*?</script>", "", text[text.index('id="the-notebook"'):], flags=re.S)
+        assert '<svg role="img"' not in notebook and '<img alt="" src="data:' not in notebook
+
+
+def test_every_picture_says_what_it_shows_and_every_id_is_one_things(site):
+    mute = {str(p.relative_to(site)): parsed(p).mute for p in site.rglob("*.html") if parsed(p).mute}
+    twice = {str(p.relative_to(site)): sorted({n for n in parsed(p).names if parsed(p).names.count(n) > 1})
+             for p in site.rglob("*.html") if len(set(parsed(p).names)) < len(parsed(p).names)}
+    assert (mute, twice) == ({}, {})
+
+
+def test_every_page_can_be_walked_and_leads_onwards_and_is_light(root, site):
+    for notebook in (root / "nbs").rglob("*.ipynb"):
+        if ".ipynb_checkpoints" in notebook.parts: continue
+        page = site / notebook.relative_to(root).with_suffix(".html")
+        text = page.read_text()
+        assert 'class="skip-link"' in text and 'id="quarto-document-content"' in text and 'rel="icon"' in text, page
+        assert f"notebooks/{notebook.relative_to(root)}" in text, page
+        assert (site / "notebooks" / notebook.relative_to(root)).read_bytes() == notebook.read_bytes()
+        assert len(text.encode()) < 3_000_000, page
+        if "<blockquote" in text: assert '<meta name="description"' in text, page
+
+
+def test_pages_of_a_paper_stand_in_the_order_of_its_figures(site):
+    for paper in papers():
+        text = (site / f"nbs/papers/{paper}/index.html").read_text()
+        bar = text[text.index('id="quarto-sidebar"'):text.index("<main")]
+        places = [bar.index(f'href="{e.path.stem}.html"') for e in experiments(paper)]
+        assert places == sorted(places), paper
+
+
+def test_every_figure_can_be_taken_away(site):
+    text, gallery = ((site / f"nbs/{name}.html").read_text() for name in ("figures", "gallery"))
+    for e in experiments():
+        for figure in evidence(e)[-1].result.figures:
+            file = f"papers/{e.name}-{evidence(e)[-1].profile}-{figure}"
+            assert f'src="{file}.svg"' in gallery
+            for kind in ("svg", "png", "pdf"):
+                assert f'{file}.{kind}"' in text and (site / f"nbs/{file}.{kind}").exists()
 
 
 def test_the_front_page_plays_a_recorded_rollout(site, root):

@@ -7,9 +7,10 @@ __all__ = ['WRITTEN', 'HEAVY', 'LOADED', 'REMOTE', 'ORPHAN', 'REMOTE_SHEET', 'SK
            'own_ids', 'shown_picture', 'with_words', 'last_words', 'whole_page', 'description', 'onwards',
            'search_index', 'make_whole', 'finish']
 
-# %% ../../nbs/reproduce/14a_pages.ipynb #594515a3
+# %% ../../nbs/reproduce/14a_pages.ipynb #1409d086
 import html
 import importlib.resources
+import itertools
 import json
 import re
 import shutil
@@ -38,14 +39,16 @@ def cut(
     "Words, cut between two of them where there are too many."
     return words if len(words) <= length else words[:length].rpartition(" ")[0].rstrip(",;") + " …"
 
-# %% ../../nbs/reproduce/14a_pages.ipynb #9ea70dae
+# %% ../../nbs/reproduce/14a_pages.ipynb #aed49d32
 HEAVY = 400_000 # characters of SVG
 
 def own_ids(
     svg: str,
     name: str, # of the picture, one a page
 ) -> str:
-    "A picture whose ids nobody else has."
+    "A picture whose ids nobody else has; one that is drawn several times within it has several."
+    count = itertools.count()
+    svg = re.sub(r'(<image\b[^>]*?)\bid="', lambda found: f'{found[1]}id="{next(count)}-', svg)
     svg = re.sub(r'\bid="', f'id="{name}-', svg)
     return re.sub(r'(url\(|href=")#', rf"\1#{name}-", svg)
 

@@ -10,7 +10,7 @@ __all__ = ['BOTH_FORMATS', 'EXECUTE', 'DIRECTIVE', 'FORMATS', 'RELATIVE', 'impor
            'claims_text', 'numbers_text', 'scale_text', 'run_cells', 'other_run', 'damage_text', 'files_text',
            'experiment_page', 'not_run', 'notebook_cells', 'shown_above', 'ending', 'put_on_todays_words', 'notebooks',
            'lesson_pages', 'readers_page', 'build', 'built', 'put', 'stage_experiment', 'put_figure', 'stage_settings',
-           'render', 'write_readme', 'cell_markdown']
+           'with_papers', 'paper_section', 'render', 'write_readme', 'cell_markdown']
 
 # %% ../../nbs/reproduce/15_site.ipynb #07fa69ad
 import ast
@@ -34,15 +34,16 @@ from typing import ClassVar
 
 import nbformat
 import pandas as pd
+import yaml
 from PIL import Image
 from tqdm.auto import tqdm
 
 import uncpaper
 from .. import data as datasets
 from .certify import certified_text
-from .experiments import Experiment, experiments, read_cells, tagged
+from .experiments import Experiment, experiments, papers, read_cells, tagged
 from .ledger import KERNEL, Evidence, Row, best, evidence, evidence_rows, rows, spelled, trimmed
-from .overviews import UNIT, badge, forest_row, forest_table, remarks
+from .overviews import UNIT, badge, forest_row, forest_table, remarks, short_name
 from .pages import make_whole, with_words
 from .stages import Stage, default_store, one_look
 from .store import hash_json, home
@@ -159,7 +160,7 @@ def page_of(
     "The page stage of a notebook."
     notebook = nbformat.read(path, 4)
     source = code_of(notebook)
-    depends = [[c.source for c in notebook.cells], modules_used(source), ledger_state(source)]
+    depends = [[c.source for c in notebook.cells], modules_used(source), ledger_state(source), BOTH_FORMATS]
     return Page(str(path.relative_to(home())), hash_json(depends))
 
 # %% ../../nbs/reproduce/15_site.ipynb #74c45171
@@ -540,7 +541,29 @@ def stage_settings(
     "Put the site's settings, its style and the schema of a result where they will be rendered."
     (stage / "nbs/reproduce").mkdir(parents=True, exist_ok=True)
     (stage / "nbs/reproduce/result.schema.json").write_text(json.dumps(Result.model_json_schema(), indent=1))
-    for name in ("_quarto.yml", "nbs/site.css", "nbs/favicon.svg"): shutil.copy(home() / name, stage / name)
+    for name in ("nbs/site.css", "nbs/favicon.svg"): shutil.copy(home() / name, stage / name)
+    settings = yaml.safe_load((home() / "_quarto.yml").read_text())
+    (stage / "_quarto.yml").write_text(yaml.safe_dump(with_papers(settings), sort_keys=False, allow_unicode=True))
+
+def with_papers(
+    settings: dict, # of _quarto.yml; changed
+) -> dict:
+    "The site's settings, where the sidebar of papers has each paper's pages in the order of its figures."
+    for bar in settings["website"].get("sidebar", []):
+        if bar.get("id") != "papers": continue
+        first, auto, *rest = bar["contents"]
+        shared = {"section": "What papers share", "contents": "nbs/papers/shared/*.ipynb"}
+        bar["contents"] = [first, *map(paper_section, papers()), shared, *rest]
+    return settings
+
+def paper_section(
+    paper: str,
+) -> dict:
+    "A paper's part of the sidebar: its experiments in their order, then its other pages."
+    here = [e.path for e in experiments(paper)]
+    others = sorted(p for p in (home() / "nbs/papers" / paper).glob("*.ipynb") if p not in here and p.stem != "index")
+    pages = [str(p.relative_to(home())) for p in [*here, *others]]
+    return {"section": short_name(paper), "href": f"nbs/papers/{paper}/index.ipynb", "contents": pages}
 
 def render(
     folder: Path,
