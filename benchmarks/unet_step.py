@@ -6,8 +6,8 @@ How long is a training step of a U-Net, beside diffusers and denoising-diffusion
 
 One thread, float32, Adam, pictures of 16 x 16 pixels and one channel, batches of 16, two levels with two residual
 blocks each and attention in the middle and on the lower level. The peers' widths are those at which their parameters
-come closest to ours (to within 15 %). All are trained on the same pictures, indices and noise, and their losses over the
-last 20 of 120 steps are told: one further than a quarter from ours is marked, for a faster step that learns less is
+come closest to ours (to within 15 %). All are trained on the same pictures, indices and noise, and their losses over
+the last 20 of 120 steps are told: one further than a quarter from ours is marked, for a faster step that learns less is
 none. Steps then take turns in this process; a ratio is time(peer) / time(ours). Wanted: 1.2.
 """
 
