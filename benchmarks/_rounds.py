@@ -15,8 +15,8 @@ TABLE = Path(__file__).resolve().parents[1] / "results" / "benchmarks.jsonl"
 def turns(calls: Mapping[str, Callable], rounds: int, seconds: float = 0.1, clock: Callable = time.process_time
           ) -> dict[str, np.ndarray]:
     """
-    Seconds a call, (round,), of each candidate. In a round each takes its turn of so many seconds, and the order changes
-    from round to round, so that whatever else the machine does falls on all. The first round only warms up.
+    Seconds a call, (round,), of each candidate. In a round each takes its turn of so many seconds, and the order
+    changes from round to round, so that whatever else the machine does falls on all. The first round only warms up.
     """
     times, names = {name: [] for name in calls}, list(calls)
     often = {name: max(1, round(seconds / max(1e-7, taken(call, 1, clock)))) for name, call in calls.items()}
@@ -35,8 +35,8 @@ def taken(call: Callable, often: int, clock: Callable) -> float:
 
 def processor() -> str:
     path = Path("/proc/cpuinfo")
-    names = [line.partition(":")[2].strip() for line in path.read_text().splitlines() if line.startswith("model name")] \
-        if path.exists() else []
+    lines = path.read_text().splitlines() if path.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
 
 

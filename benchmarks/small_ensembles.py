@@ -39,7 +39,8 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Sequential], tuple[int, ...]]] = {
 
 def by_vmap(members: list[nn.Module]) -> Callable[[Tensor], Tensor]:
     state = tuple({name: value.detach() for name, value in part.items()} for part in stack_module_state(members))
-    def one(weights: dict, buffers: dict, x: Tensor) -> Tensor: return functional_call(members[0], (weights, buffers), x)
+    def one(weights: dict, buffers: dict, x: Tensor) -> Tensor:
+        return functional_call(members[0], (weights, buffers), x)
     return lambda x: vmap(one, (0, 0, None))(*state, x)
 
 
