@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['app', 'console', 'Profile', 'Settings', 'Cores', 'NARROW', 'SHADES', 'PASSED_ON', 'WIDE', 'PACKAGES', 'first', 'show',
            'shaded', 'list_', 'states', 'run', 'chosen_experiments', 'run_rows', 'passed_on', 'build', 'pack', 'unpack',
-           'explain', 'stage_row', 'told_apart', 'leaves', 'in_short', 'explain_why', 'certify', 'ledger',
-           'ledger_rows', 'shortened', 'counted', 'summary', 'verify', 'remake', 'record', 'site', 'server_of',
-           'readme', 'doctor', 'installed', 'data_state', 'main', 'originals', 'best_marked', 'original_of',
-           'translate']
+           'explain', 'stage_row', 'told_apart', 'leaves', 'in_short', 'explain_why', 'cost', 'beside_row', 'certify',
+           'ledger', 'ledger_rows', 'shortened', 'counted', 'summary', 'verify', 'remake', 'record', 'site',
+           'server_of', 'readme', 'doctor', 'installed', 'data_state', 'main', 'originals', 'best_marked',
+           'original_of', 'translate']
 
 # %% ../../nbs/reproduce/16_cli.ipynb #6c5ce620
 import json
@@ -223,6 +223,30 @@ def explain_why(what: str, profile: str) -> None:
     for experiment in asked(what):
         console.print(f"[bold]{experiment.name}[/] at {profile}")
         for line in why(experiment, profile): console.print(f"  {line}", markup=False, highlight=False)
+
+# %% ../../nbs/reproduce/16_cli.ipynb #95fca41e
+@app.command()
+def cost(
+    what: Annotated[str, typer.Argument(help="paper, or paper/experiment; nothing for all")] = "",
+    profile: Profile = "paper",
+    parameter: Settings = [],
+) -> None:
+    "What runs will cost, counted: arithmetic, memory, disk, hours on two GPUs; of one experiment stage by stage."
+    from uncpaper.reproduce.cost import bill
+    from uncpaper.reproduce.experiments import PROFILES, BadRequest
+    try: one_of("profile", profile, PROFILES)
+    except ValueError as error: raise BadRequest(str(error)) from None
+    chosen = [e for e in chosen_experiments(what, not what) if what or profile in e.profiles]
+    said = bill(chosen, profile, **settings(parameter))
+    show(said["rows"], f"what {what or 'everything'} costs at {profile} scale, one stage after the other")
+    for line in said["remarks"]: console.print(line, markup=False, highlight=False, soft_wrap=True)
+    if said["beside"]: show([beside_row(r) for r in said["beside"]], "on one core, beside recorded runs")
+
+def beside_row(found: dict[str, Any]) -> dict[str, str]:
+    "A row of `cost.beside_recorded` for people."
+    from uncpaper.reproduce.pace import spoken
+    return {"what": found["what"], "counted": spoken(found["counted"]), "took": spoken(found["took"]),
+            "ratio": f"{found['ratio']:.2f}"}
 
 # %% ../../nbs/reproduce/16_cli.ipynb #98fb483b
 @app.command()
