@@ -223,6 +223,19 @@ def made() -> ambiguous.Ambiguous:
     return ambiguous.recipe(*digits, 8, (40, 30), "small_lenet", (25, 25), 40, judges=3)
 
 
+
+def test_candidates_are_judged_in_parts_of_any_size(made, monkeypatch):
+    "What is found does not depend on how many are decoded at once; and no more than these are there as pictures."
+    whole, sizes = made.result()["test"], []
+    monkeypatch.setattr(ambiguous, "CANDIDATES", 1000)
+    real = ambiguous.judgement
+    monkeypatch.setattr(ambiguous, "judgement", lambda judges, x: sizes.append(len(x)) or real(judges, x))
+    parts = made.part(made.test, generator(made.seed, "ambiguous", "test"))
+    assert max(sizes) == 1000 and sum(sizes) == 3 * made.cliques * made.each
+    assert torch.equal(parts["labels"], whole["labels"])
+    for name in ("x", "entropy", "probabilities"): assert torch.allclose(parts[name], whole[name], atol=1e-5), name
+
+
 def test_ambiguous_pictures_are_what_the_recipe_allows(made):
     for part, n in (("train", 40), ("test", 30)):
         found = made.result()[part]
