@@ -1,4 +1,4 @@
-"""The published scale without a GPU: whole plans, published networks, a real step of each, and what is missing said first.
+"""The published scale without a GPU: whole plans, published networks, a real step of each, missing data said first.
 
 Readers of sets that a reader brings are tested on small files of the true form in test_image_sets.py and test_data.py;
 counts of parameters against closed forms in test_classifiers.py, test_flow.py, test_unet.py and test_latent.py.
@@ -33,7 +33,7 @@ def of_paper(plans: dict, paper: str, kind: str) -> list:
 
 
 def test_every_experiment_of_every_paper_has_its_whole_plan_at_the_published_scale(plans):
-    "All seeds of all claims that the profile asks for, and everything upstream; only the drawing of a formula has none."
+    "All seeds that the profile asks for, and everything upstream; a drawn formula has none."
     assert {e.name for e in experiments() if "paper" in e.profiles} == set(plans)
     assert [name for name, stages in plans.items() if not stages] == ["dgm/figure-1"]
     for name, stages in plans.items():
