@@ -17,7 +17,7 @@ FLOORS = {
     2: ["training", "diffusion", "density", "ensembles", "losses", "metrics", "plots", "generation",
         "reproduce.fingerprint", "reproduce.stages"],
     3: ["reproduce.claims", "reproduce.verdicts", "reproduce.experiments", "reproduce.study", "reproduce.runs",
-        "reproduce.pace", "papers"],
+        "reproduce.pace", "reproduce.clusters", "papers"],
     4: ["reproduce.batch", "reproduce.ledger", "reproduce.certify", "reproduce.changes", "reproduce.verify",
         "reproduce.overviews", "reproduce.site", "widgets"],
     5: ["reproduce.cli", "reproduce.start"],
