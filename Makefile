@@ -2,6 +2,8 @@
 # make test        all tests
 # make lab         JupyterLab on the notebooks
 # make docs        the website alone
+# make slurm       a real Slurm on this machine (root, Debian), and the tests that run through it
+# make stress      two hundred notebooks side by side
 # make bench       speed, side by side with peers
 # make export      package and README from the notebooks
 # make clean       remove what can be built again (finished runs stay; make distclean removes those too)
@@ -13,7 +15,7 @@ READY  := .venv/.ready
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce quick test browser lab docs bench export clean distclean
+.PHONY: help reproduce quick test browser lab docs slurm stress bench export clean distclean
 
 help:
 	@grep "^# make" Makefile | cut -c3-
@@ -39,6 +41,14 @@ lab: $(READY)
 docs: $(READY)
 	@echo "== the website: about seven minutes the first time"
 	@$(BIN)/uncpaper site
+
+slurm: $(READY)
+	@sh tests/slurm.sh
+	$(INSTALL) -e ".[cluster]"
+	$(BIN)/python -m pytest tests/test_slurm.py
+
+stress: $(READY)
+	UNCPAPER_NOTEBOOKS=200 $(BIN)/python -m pytest tests/test_together.py
 
 bench: $(READY)
 	$(INSTALL) -e ".[bench]"

@@ -8,7 +8,8 @@ top = Path(__file__).parent
 config = ConfigParser(delimiters=["="], interpolation=None)
 config.read(top / "settings.ini", encoding="utf-8")
 settings = config["DEFAULT"]
-extras = {extra: settings[f"{extra}_requirements"].split() for extra in ("reproduce", "latent", "dev", "bench")}
+EXTRAS = "reproduce", "cluster", "latent", "dev", "bench"
+extras = {extra: settings[f"{extra}_requirements"].split() for extra in EXTRAS}
 
 setup(
     name=settings["lib_name"],

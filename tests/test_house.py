@@ -20,7 +20,7 @@ FLOORS = {
         "work", "reproduce.fingerprint", "reproduce.stages"],
     3: ["reproduce.claims", "reproduce.verdicts", "reproduce.printed", "reproduce.experiments", "reproduce.study",
         "reproduce.reports", "reproduce.plans", "reproduce.parcels", "reproduce.runs", "reproduce.pace",
-        "reproduce.planned", "reproduce.cost", "papers"],
+        "reproduce.planned", "reproduce.cost", "reproduce.clusters", "papers"],
     4: ["reproduce.batch", "reproduce.ledger", "reproduce.certify", "reproduce.changes", "reproduce.verify",
         "reproduce.forest", "reproduce.symbols", "reproduce.overviews", "reproduce.pages", "reproduce.site", "widgets"],
     5: ["reproduce.away", "reproduce.cli", "reproduce.start"],

@@ -101,23 +101,26 @@ def run(
     what: Annotated[str, typer.Argument(help="paper, or paper/experiment")] = "",
     profile: Profile = "quick",
     parameter: Settings = [],
-    cores: Cores = 2,
+    cores: Annotated[int | None, typer.Option(min=1, help="jobs side by side: 2, or 100 on a cluster")] = None,
     all: Annotated[bool, typer.Option("--all", help="every experiment of every paper")] = False,
+    executor: Annotated[str, typer.Option(help="send jobs to a cluster: slurm, kubernetes, ...")] = "",
 ) -> None:
     "Run experiments; what is done already is not done again. Words after -- go to snakemake."
     from uncpaper import data
     from uncpaper.reproduce.batch import build_all
+    from uncpaper.reproduce.clusters import known_executor
     from uncpaper.reproduce.ledger import text_table
     from uncpaper.reproduce.plans import writable
     from uncpaper.reproduce.runs import run_of
     from uncpaper.reproduce.stages import in_order
     from uncpaper.reproduce.store import default_store
+    if executor: known_executor(executor)
     chosen = [e for e in chosen_experiments(what, all) if profile in e.profiles or not all]
     if all: console.print(f"{len(chosen)} experiments at {profile} scale: finding out what is missing (about a minute)")
     runs = [run_of(e, profile, **settings(parameter)) for e in chosen]
     for name in sorted({n for s in in_order(runs) for n in s.data}): data.verified(name)
     if any(not r.done() for r in runs): writable(default_store().root)
-    failed = build_all(runs, cores, context.args)
+    failed = build_all(runs, cores or (100 if executor else 2), context.args, executor=executor)
     done = [r for r in runs if r.done()]
     if all: console.print(f"{len(done)} of {len(runs)} experiments are done")
     else: show(text_table(row for r in done for row in run_rows(r)), "what they say")
