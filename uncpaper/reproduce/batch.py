@@ -29,6 +29,7 @@ from typing import ClassVar
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from .clusters import duration, request, words_for
+from .cost import counted, informed
 from .experiments import find
 from .requests import BadRequest
 from .pace import expected, learn, pace, spoken
@@ -135,11 +136,18 @@ def needed(stages: Iterable[Stage], owner: dict[str, str], own: str) -> tuple[st
     return tuple(sorted({owner[k] for k in keys if k in owner} - {own}))
 
 # %% ../../nbs/reproduce/09_batch.ipynb #5c96643c
-def write_plan(plan: Sequence[Job], folder: Path) -> Path:
+def write_plan(
+    plan: Sequence[Job],
+    folder: Path,
+    far: bool = False, # whether jobs ask for memory by a count of their work, which takes some time
+) -> Path:
     "Jobs as the JSON file that the Snakefile reads."
     path, there = folder / "plan.json", by_key(plan)
+    for paper in {j.run.experiment.partition("/")[0] for j in plan if far}: informed(paper)
+    def asks(stages: list[Stage]) -> dict:
+        return asdict(request(stages, FAR, [w for w in map(counted, stages) if w] if far else ()))
     said = {j.name: {"experiment": j.run.experiment, "parameters": dict(j.run.parameters), "keys": j.keys,
-                     "needs": j.needs, "asks": asdict(request([there[k] for k in j.keys], FAR))} for j in plan}
+                     "needs": j.needs, "asks": asks([there[key] for key in j.keys])} for j in plan}
     path.write_text(json.dumps(said, indent=1), encoding="utf-8")
     return path
 
@@ -165,7 +173,7 @@ def build_all(
     make_ready(home() / "runs")
     with (own_folder(home() / "runs", ".plan-") as folder, own_folder(Path(tempfile.gettempdir()), "uncpaper-") as own,
           serving() if here else nullcontext({}) as server):
-        command = snakemake_command(write_plan(plan, folder), cores, options, executor)
+        command = snakemake_command(write_plan(plan, folder, far=bool(executor)), cores, options, executor)
         stages, known = planned_stages(plan), pace()
         costs = {s.key: duration(s) if executor else expected(s, known) for s in stages}
         around = {**server, "TMPDIR": str(own)} if here else {}

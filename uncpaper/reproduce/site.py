@@ -168,7 +168,7 @@ EXECUTE = """
 import sys
 from pathlib import Path
 from uncpaper.reproduce.site import page_of
-for path in sys.argv[1:]: page_of(Path(path)).ensure()
+for path in sys.argv[1:]: page_of(Path(path)).ensure(wait=False)
 """
 
 def executed(
@@ -176,14 +176,13 @@ def executed(
     cores: int = 2,
 ) -> None:
     "Execute what is missing, side by side. Raises RuntimeError when a page fails."
-    missing = [p for p in pages if not p.done()]
+    missing = sorted((p for p in pages if not p.done()), key=lambda p: -(home() / p.path).stat().st_size)
     log = home() / "runs" / "pages.log"
     log.parent.mkdir(exist_ok=True)
     with log.open("w") as said:
-        shares = filter(None, (missing[i::cores] for i in range(cores)))
-        workers = [subprocess.Popen([sys.executable, "-c", EXECUTE, *(home() / p.path for p in share)],
-                                    stdout=said, stderr=said, preexec_fn=functools.partial(tie, os.getpid()))
-                   for share in shares]
+        command = [sys.executable, "-c", EXECUTE, *(home() / p.path for p in missing)]
+        workers = [subprocess.Popen(command, stdout=said, stderr=said, preexec_fn=functools.partial(tie, os.getpid()))
+                   for _ in range(min(cores, len(missing)))]
         try: show_progress(workers, missing)
         finally: codes = [ended(worker) for worker in workers]
     if not any(codes): return

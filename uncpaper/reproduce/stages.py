@@ -163,10 +163,10 @@ class Stage:
         "Whether the store has the result, undamaged, and made from what is upstream now."
         return default_store().done(self.key)
 
-    def ensure(self) -> "Stage":
-        "Build the result if it is missing, with everything upstream."
-        with default_store().lock(self.key):
-            if not self.done(): self._build(default_store())
+    def ensure(self, wait: bool = True) -> "Stage":
+        "Build the result if it is missing, with everything upstream; unless another process does and `wait` is false."
+        with default_store().lock(self.key, wait) as ours:
+            if ours and not self.done(): self._build(default_store())
         return self
 
     def result(self) -> dict:
