@@ -193,7 +193,10 @@ class Ambiguous(Stage):
         said = member_probabilities(logits)
         return predictive_entropy(said), mutual_information(said), logits.transpose(0, 1)
 
-    def mixed(self, random: torch.Generator) -> tuple[Tensor, Callable[[Tensor], Tensor]]: # latents, (candidate, latent)
+    def mixed(
+        self,
+        random: torch.Generator,
+    ) -> tuple[Tensor, Callable[[Tensor], Tensor]]: # latents, (candidate, latent)
         "Mixtures, and what makes pictures of them, (n, latent) -> (n, 1, size, size), their contrast restored."
         size, model = self.autoencoder.size, self.autoencoder.load()
         clean = self.autoencoder.pictures.load(size)
