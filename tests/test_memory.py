@@ -124,7 +124,7 @@ import sys
 from uncpaper.reproduce.start import main
 try: main()
 except SystemExit: pass
-print(sorted({"torch", "pandas", "scipy", "pydantic", "yaml"} & set(sys.modules)), file=sys.stderr)"""
+print(sorted({"torch", "pandas", "scipy", "pydantic"} & set(sys.modules)), file=sys.stderr)"""
     time.sleep(2 * memory.SETTLED)
     loaded = []
     for words in (["--help"], ["list"], ["list"]):
