@@ -6,15 +6,18 @@
 __all__ = ['app', 'console', 'Profile', 'Settings', 'Cores', 'NARROW', 'SHADES', 'WIDE', 'PACKAGES', 'checked_out', 'settings',
            'asked', 'show', 'shaded', 'list_', 'states', 'run', 'chosen_experiments', 'run_rows', 'explain',
            'stage_row', 'explain_why', 'certify', 'ledger', 'ledger_rows', 'shortened', 'counted', 'summary', 'verify',
-           'remake', 'record', 'site', 'readme', 'doctor', 'installed', 'data_state', 'main', 'refusals', 'originals',
-           'best_marked', 'original_of', 'translate']
+           'remake', 'record', 'site', 'readme', 'doctor', 'installed', 'data_state', 'main', 'speak_utf8', 'refusals',
+           'originals', 'best_marked', 'original_of', 'translate']
 
-# %% ../../nbs/reproduce/16_cli.ipynb #6c5ce620
+# %% ../../nbs/reproduce/16_cli.ipynb #f932215e
 import json
+import locale
+import os
 import pkgutil
 import shutil
 import sys
 from collections import Counter
+from contextlib import suppress
 from difflib import get_close_matches
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
@@ -344,15 +347,22 @@ def data_state(
     from uncpaper import data
     return f"not here: put it in {data.folder(name)}" if data.missing(name) else "found"
 
-# %% ../../nbs/reproduce/16_cli.ipynb #0eeb1c6e
+# %% ../../nbs/reproduce/16_cli.ipynb #18308461
 def main() -> None:
     "The `uncpaper` command."
+    speak_utf8()
     try:
         with ending_in_order(): app()
     except SystemExit: raise
     except refusals() as error:
         print(f"uncpaper: {error}", file=sys.stderr)
         sys.exit(2)
+
+def speak_utf8() -> None:
+    "Whatever the locale, read and write UTF-8, here and in what is started from here, and print what can be printed."
+    os.environ["PYTHONUTF8"] = "1"
+    with suppress(locale.Error): locale.setlocale(locale.LC_CTYPE, "C.UTF-8")
+    for stream in (sys.stdout, sys.stderr): stream.reconfigure(errors="replace")
 
 def refusals() -> tuple[type[Exception], ...]:
     "The errors of which the reader gets one line."

@@ -91,7 +91,7 @@ def read_yaml(
     model: type[BaseModel],
 ) -> BaseModel: # an instance of `model`
     "A YAML file as a model. Raises BadFile with one line that names the file and the field."
-    try: return parsed_yaml(path.read_text(), model)
+    try: return parsed_yaml(path.read_text(encoding="utf-8"), model)
     except ValidationError as error: first = error.errors()[0]
     except (yaml.YAMLError, OSError) as error:
         raise BadFile(f"{path.name} of {path.parent.name} cannot be read: {error}".replace("\n", " ")) from None
@@ -186,7 +186,7 @@ def read_cells(
     path: Path, # of a notebook
 ) -> list[Cell]:
     "The cells of a notebook."
-    return parsed_cells(path.read_text())
+    return parsed_cells(path.read_text(encoding="utf-8"))
 
 @functools.cache
 def parsed_cells(

@@ -51,7 +51,7 @@ from .tidy import held, own_folder
 from .warm import tie
 from ..statistics import with_error
 
-# %% ../../nbs/reproduce/15_site.ipynb #50eb9dd3
+# %% ../../nbs/reproduce/15_site.ipynb #55f00c4e
 def imported(
     source: str,
     package: str = "", # of the module with this source, for its relative imports
@@ -69,8 +69,8 @@ def imported(
 def module_source(name: str) -> tuple[str, str] | None:
     "The source of one of our modules, and its package; None when there is no such module."
     base = Path(uncpaper.__file__).parents[1] / name.replace(".", "/")
-    if base.is_dir(): return (base / "__init__.py").read_text(), name
-    if base.with_suffix(".py").exists(): return base.with_suffix(".py").read_text(), name.rpartition(".")[0]
+    if base.is_dir(): return (base / "__init__.py").read_text(encoding="utf-8"), name
+    if (file := base.with_suffix(".py")).exists(): return file.read_text(encoding="utf-8"), name.rpartition(".")[0]
 
 def modules_used(source: str) -> dict[str, str]:
     "Every module of ours that code reaches by import, with what its source does."
@@ -172,7 +172,7 @@ def executed(
     missing = [p for p in pages if not p.done()]
     log = home() / "runs" / "pages.log"
     log.parent.mkdir(exist_ok=True)
-    with log.open("w") as said:
+    with log.open("w", encoding="utf-8") as said:
         shares = filter(None, (missing[i::cores] for i in range(cores)))
         workers = [subprocess.Popen([sys.executable, "-c", EXECUTE, *(home() / p.path for p in share)],
                                     stdout=said, stderr=said, preexec_fn=functools.partial(tie, os.getpid()))
@@ -437,7 +437,7 @@ def put(
     path.parent.mkdir(parents=True, exist_ok=True)
     nbformat.write(notebook, path)
 
-# %% ../../nbs/reproduce/15_site.ipynb #0718e581
+# %% ../../nbs/reproduce/15_site.ipynb #bdcd4bc5
 def stage_experiment(
     experiment: Experiment,
     stage: Path,                # the folder that will be rendered
@@ -456,7 +456,8 @@ def stage_settings(
 ) -> None:
     "Put the site's settings, its style and the schema of a result where they will be rendered."
     (stage / "nbs/reproduce").mkdir(parents=True, exist_ok=True)
-    (stage / "nbs/reproduce/result.schema.json").write_text(json.dumps(Result.model_json_schema(), indent=1))
+    schema = json.dumps(Result.model_json_schema(), indent=1)
+    (stage / "nbs/reproduce/result.schema.json").write_text(schema, encoding="utf-8")
     for name in ("_quarto.yml", "nbs/site.css"): shutil.copy(home() / name, stage / name)
 
 def render(
@@ -467,8 +468,10 @@ def render(
     quarto = ["quarto", "render", str(folder), "--quiet"]
     done = subprocess.run(quarto if shutil.which("quarto") else smalldocs, capture_output=True, encoding="utf-8",
                           preexec_fn=functools.partial(tie, os.getpid()))
-    (folder / "render.log").write_text(done.stdout + done.stderr) # notes for makers; tests look for broken links
-    if done.returncode: raise RuntimeError(f"the site was not rendered: {done.stdout}{done.stderr}")
+    said = done.stdout + done.stderr
+    (folder / "render.log").write_text(said, encoding="utf-8") # notes for makers; tests look for broken links
+    if not done.returncode: return
+    raise RuntimeError(f"the site was not rendered (exit code {done.returncode}): {said}")
 
 # %% ../../nbs/reproduce/15_site.ipynb #857cd649
 LOADED = r"""<(?:script|link)\b[^>]*?(?:src|href)=["']?https?://[^>]*?"""
@@ -483,13 +486,13 @@ def make_offline(
     libs = site / "site_libs"
     libs.mkdir(exist_ok=True)
     shutil.copy(importlib.resources.files("mathjax") / "static/mathjax/es5/tex-svg.js", libs / "mathjax.js")
-    index = (site / "search.json").read_text() if (site / "search.json").exists() else "[]"
-    (libs / "offline-search.js").write_text(OFFLINE_SEARCH % index)
-    for sheet in site.rglob("*.css"): sheet.write_text(REMOTE_SHEET.sub("", sheet.read_text()))
+    index = (site / "search.json").read_text(encoding="utf-8") if (site / "search.json").exists() else "[]"
+    (libs / "offline-search.js").write_text(OFFLINE_SEARCH % index, encoding="utf-8")
+    for sheet in site.rglob("*.css"): sheet.write_text(REMOTE_SHEET.sub("", sheet.read_text(encoding="utf-8")))
     for page in site.rglob("*.html"):
         up = "../" * (len(page.relative_to(site).parts) - 1)
-        page.write_text(offline_page(page.read_text(), up))
-    (site / "index.html").write_text(FIRST_PAGE)
+        page.write_text(offline_page(page.read_text(encoding="utf-8"), up))
+    (site / "index.html").write_text(FIRST_PAGE, encoding="utf-8")
 
 FIRST_PAGE = """<!doctype html><meta charset="utf-8"><title>uncpaper</title>
 <meta http-equiv="refresh" content="0; url=nbs/index.html"><a href="nbs/index.html">uncpaper</a>
@@ -516,7 +519,7 @@ def offline_page(
 def write_readme() -> Path:
     "Write README.md from `nbs/index.ipynb`."
     cells, path = readers_page(page_of(home() / "nbs" / "index.ipynb")).cells, home() / "README.md"
-    path.write_text("\n\n".join(t for c in cells if (t := cell_markdown(c))) + "\n")
+    path.write_text("\n\n".join(t for c in cells if (t := cell_markdown(c))) + "\n", encoding="utf-8")
     return path
 
 RELATIVE = re.compile(r"\]\((?=[\w/-]+\.ipynb)")
