@@ -179,6 +179,10 @@ def small_project(home: Path) -> Project:
     project = make_project(home)
     project.edit("nbs/papers/coins/flips.ipynb", "        heads =",
                  "        import time; time.sleep(0.1)\\n        heads =")
+    notebook = nbformat.read(path := home / "nbs/papers/coins/flips.ipynb", 4)
+    salted = "plt.rcParams['svg.hashsalt'] = 'coins'" # parts of pictures are else named by chance
+    notebook.cells[-1].source = f"{salted}\n{notebook.cells[-1].source}"
+    nbformat.write(notebook, path)
     pages = {"index": "6 * 7", "other": "import tempfile, time\ntempfile.mkdtemp()\ntime.sleep(1)\n1 + 1"}
     for name, code in pages.items():
         cells = [nbformat.v4.new_markdown_cell(f"# {name}"), nbformat.v4.new_code_cell(code)]
