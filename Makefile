@@ -1,5 +1,6 @@
 # make reproduce   every quick experiment, the ledger of claims, the website
 # make test        all tests
+# make faults    many kills of everything, and what is left (KILLS=200)
 # make lab         JupyterLab on the notebooks
 # make docs        the website alone
 # make slurm       a real Slurm on this machine (root, Debian), and the tests that run through it
@@ -10,12 +11,13 @@
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
 CORES  ?= 2
+KILLS  ?= 200
 BIN    := .venv/bin
 READY  := .venv/.ready
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce quick test browser lab docs slurm stress bench export clean distclean
+.PHONY: help reproduce quick test faults browser lab docs slurm stress bench export clean distclean
 
 help:
 	@grep "^# make" Makefile | cut -c3-
@@ -30,6 +32,9 @@ quick: $(READY)
 
 test: quick docs browser
 	$(BIN)/python -m pytest -n $(CORES) --dist loadfile
+
+faults: $(READY)
+	$(BIN)/python tests/faults.py $(KILLS)
 
 # a browser for the tests that look at the site: what is here, Debian's, or Playwright's own
 browser: $(READY)

@@ -95,7 +95,7 @@ sys.meta_path[:] = map(Without, sys.meta_path)
 
 
 def hidden(root: Path) -> str:
-    "Code after which what only the extra brings cannot be imported; torch and accelerate bring two of them too."
+    "Code after which what only the extra brings cannot be imported; accelerate brings yaml too."
     return HIDDEN.format(names=required(root, "reproduce_") - required(root) - {"yaml"})
 
 

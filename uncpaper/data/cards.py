@@ -139,7 +139,7 @@ def checksums(
 ) -> Mapping[str, str]:  # file -> SHA-256; empty when none is published
     "What the files of a set should hash to. Raises ValueError for an unknown name."
     if not card(name).embedded: return card(name).sha256
-    lines = (folder(name) / "SHA256SUMS").read_text().splitlines()
+    lines = (folder(name) / "SHA256SUMS").read_text(encoding="utf-8").splitlines()
     return {file: expected for expected, file in (line.split(maxsplit=1) for line in lines)}
 
 # %% ../../nbs/library/00b_cards.ipynb #907a5ea6

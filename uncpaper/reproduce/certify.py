@@ -139,7 +139,7 @@ def worktree(
     place = home() / "runs" / "worktrees" / revision
     if place.exists(): return place
     words = ["git", "-C", str(home()), "worktree", "add", "--detach", "--force", str(place), revision]
-    made = subprocess.run(words, capture_output=True, text=True)
+    made = subprocess.run(words, capture_output=True, encoding="utf-8")
     if made.returncode: raise RuntimeError(f"no worktree of commit {revision}: {made.stderr.strip().splitlines()[-1]}")
     return place
 
@@ -181,7 +181,7 @@ def there(
     environment = {**os.environ, "UNCPAPER_HOME": str(place), "PYTHONPATH": path}
     asked = json.dumps({"runs": list(runs), "whole": whole, "cores": cores})
     words = [sys.executable, "-c", THERE]
-    said = subprocess.run(words, input=asked, stdout=subprocess.PIPE, text=True, env=environment, cwd=place)
+    said = subprocess.run(words, input=asked, stdout=subprocess.PIPE, encoding="utf-8", env=environment, cwd=place)
     if said.returncode: raise RuntimeError(f"the code of commit {revision} failed: the reason stands above")
     return json.loads(said.stdout.splitlines()[-1])
 
@@ -232,7 +232,7 @@ def reports_there(
         chosen = [c for c in cases if c.commit == revision]
         runs = [{"experiment": c.experiment.name, "parameters": c.quick} for c in chosen]
         for c, folder in zip(chosen, there(revision, runs, whole=True, cores=cores)):
-            found[c.experiment.name] = folder and json.loads((Path(folder) / "result.json").read_text())
+            found[c.experiment.name] = folder and json.loads((Path(folder) / "result.json").read_text(encoding="utf-8"))
     return found
 
 def same_report(
@@ -268,7 +268,7 @@ def carry_over(
                   "certified": [*before.get("certified", []), shown]}
     case.result.model_copy(update={"provenance": provenance}).write(folder)
     behind = definitions_behind(case.experiment, case.run.stages)
-    (folder / "definitions.json").write_text(json.dumps(behind, indent=1))
+    (folder / "definitions.json").write_text(json.dumps(behind, indent=1), encoding="utf-8")
     files = {name: sha256(folder / name) for name in sorted({*case.manifest["files"], "definitions.json"})}
     now = dict(key=case.run.key, config=case.run.config, code=case.run.code(), inputs=case.run.inputs, files=files,
                upstream={s.key: case.contents[s.key] for s in case.run.stages})

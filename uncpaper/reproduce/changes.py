@@ -65,7 +65,7 @@ def source_now(name: str) -> str:
     "What a definition is in the package at hand; empty when it is not there."
     root = Path(uncpaper.__file__).parents[1]
     there = [(root / file, rest) for file, rest in places_of(name) if (root / file).is_file()]
-    return next(filter(None, (definition_in(path.read_text(), rest) for path, rest in there)), "")
+    return next(filter(None, (definition_in(path.read_text(encoding="utf-8"), rest) for path, rest in there)), "")
 
 def source_at(name: str, revision: str) -> str:
     "What a definition was at a commit; empty when git does not know."
@@ -83,7 +83,7 @@ def difference(before: str, now: str) -> list[str]:
              if not line.startswith(("---", "+++", "@@"))]
     return lines[:LONGEST] + ["…"] * (len(lines) > LONGEST)
 
-# %% ../../nbs/reproduce/12_changes.ipynb #7b78f088
+# %% ../../nbs/reproduce/12_changes.ipynb #bc075824
 def why(
     experiment: Experiment,
     profile: str = "laptop",
@@ -103,7 +103,8 @@ def why_not(
     "What differs between a run and the code, parameters and data at hand."
     found = changed_parameters(result.parameters, dict(run.parameters)) + changed_data(result.provenance["inputs"])
     if (folder / "definitions.json").exists():
-        before, (experiment,) = json.loads((folder / "definitions.json").read_text()), find(run.experiment)
+        before = json.loads((folder / "definitions.json").read_text(encoding="utf-8"))
+        experiment, = find(run.experiment)
         found += changed_code(before, definitions_behind(experiment, run.stages), result.provenance["commit"])
     return found or ["published.yaml reads otherwise, or the run was recorded before definitions were kept"]
 

@@ -7,16 +7,19 @@ __all__ = ['app', 'console', 'Profile', 'Settings', 'Cores', 'NARROW', 'SHADES',
            'shaded', 'list_', 'states', 'run', 'chosen_experiments', 'run_rows', 'passed_on', 'build', 'pack', 'unpack',
            'explain', 'stage_row', 'told_apart', 'leaves', 'in_short', 'explain_why', 'cost', 'beside_row', 'certify',
            'ledger', 'ledger_rows', 'shortened', 'counted', 'summary', 'verify', 'remake', 'record', 'site',
-           'server_of', 'readme', 'doctor', 'installed', 'data_state', 'main', 'originals', 'best_marked',
+           'server_of', 'readme', 'doctor', 'installed', 'data_state', 'main', 'speak_utf8', 'originals', 'best_marked',
            'original_of', 'translate']
 
-# %% ../../nbs/reproduce/16_cli.ipynb #6c5ce620
+# %% ../../nbs/reproduce/16_cli.ipynb #f932215e
 import json
+import locale
+import os
 import pkgutil
 import shutil
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path, PurePath
@@ -413,10 +416,17 @@ def data_state(
     from uncpaper import data
     return f"not here: put it in {data.folder(name)}" if data.missing(name) else "found"
 
-# %% ../../nbs/reproduce/16_cli.ipynb #0eeb1c6e
+# %% ../../nbs/reproduce/16_cli.ipynb #18308461
 def main() -> None:
     "The `uncpaper` command."
+    speak_utf8()
     with answered(), ending_in_order(): app()
+
+def speak_utf8() -> None:
+    "Whatever the locale, read and write UTF-8, here and in what is started from here, and print what can be printed."
+    os.environ["PYTHONUTF8"] = "1"
+    with suppress(locale.Error): locale.setlocale(locale.LC_CTYPE, "C.UTF-8")
+    for stream in (sys.stdout, sys.stderr): stream.reconfigure(errors="replace")
 
 # %% ../../nbs/reproduce/16_cli.ipynb #b0f0065c
 def originals() -> dict[str, ModuleType]:  # paper -> what translates its original's command lines

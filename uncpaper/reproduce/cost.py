@@ -195,7 +195,7 @@ def beside_recorded(
     rows = []
     for cost in costs:
         path = home() / "results" / profile / cost.name / "result.json"
-        took = json.loads(path.read_text())["provenance"]["stage_seconds"] if path.exists() else 0
+        took = json.loads(path.read_text(encoding="utf-8"))["provenance"]["stage_seconds"] if path.exists() else 0
         if took: rows.append({"what": cost.name, "counted": (s := cost.seconds(CORE)), "took": took, "ratio": s / took})
     return rows
 

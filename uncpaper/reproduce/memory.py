@@ -72,7 +72,7 @@ def interpreter() -> str: # 64 hexadecimal digits
     python = sys.version, sys.prefix, os.environ.get("UNCPAPER_SPEED", "")
     return hashlib.sha256("\0".join([*python, *installed, *ours]).encode()).hexdigest()
 
-# %% ../../nbs/reproduce/00a_memory.ipynb #4262837c
+# %% ../../nbs/reproduce/00a_memory.ipynb #e04f1d53
 STARTED = time.time() # when this process began, as near as it can be told
 SETTLED = 0.05        # seconds after which a file system gives a new change a new time
 
@@ -89,7 +89,7 @@ def recalled(
     "What is remembered, if the places and the interpreter are as they were; a damaged memory holds nothing."
     now = None if places is None else state(places)
     with suppress(OSError, ValueError, TypeError, KeyError):
-        found = json.loads(memory_file(name).read_text())
+        found = json.loads(memory_file(name).read_text(encoding="utf-8"))
         now = now or state(found["places"])
         if found["of"] == [now.digest, interpreter()]: return found["known"], now
     return {}, now
@@ -104,7 +104,8 @@ def keep(
     now = state(places)
     if now.newest > STARTED - SETTLED: return
     with suppress(OSError), replacing(memory_file(name)) as part: # a full disk, or one that is only read
-        part.write_text(json.dumps({"places": places, "of": [now.digest, interpreter()], "known": known}))
+        said = {"places": places, "of": [now.digest, interpreter()], "known": known}
+        part.write_text(json.dumps(said), encoding="utf-8")
 
 @contextmanager
 def remembering(

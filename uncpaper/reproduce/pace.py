@@ -14,13 +14,13 @@ from ..files import replacing
 from .stages import Stage
 from .store import default_store, home
 
-# %% ../../nbs/reproduce/08a_pace.ipynb #119f8d8a
+# %% ../../nbs/reproduce/08a_pace.ipynb #273b475c
 Pace = Mapping[str, tuple[float, float]] # label, kind, or "" for all -> seconds that stages took, and were estimated at
 
 def pace() -> Pace:
     "What has been learned on this machine; nothing at first."
     with suppress(OSError, ValueError, AttributeError, TypeError):
-        said = json.loads((home() / "runs" / "pace.json").read_text())
+        said = json.loads((home() / "runs" / "pace.json").read_text(encoding="utf-8"))
         return {name: (float(took), float(estimated)) for name, (took, estimated) in said.items()}
     return {}
 
@@ -31,14 +31,15 @@ def learn(
     found: dict[str, tuple[float, float]] = {}
     for stage in stages:
         manifest = default_store().manifest(stage.key)
-        if manifest is None: continue
+        if "seconds" not in (manifest or {}): continue
         for name in {stage.label, stage.kind, ""}:
             took, estimated = found.get(name, (0.0, 0.0))
             found[name] = took + manifest["seconds"], estimated + stage.cost
     known = pace()
     halves = {name: [old / 2 for old in known.get(name, (0, 0))] for name in found}
     sums = {**known, **{name: [a + b for a, b in zip(own, halves[name])] for name, own in found.items()}}
-    with suppress(OSError), replacing(home() / "runs" / "pace.json") as part: part.write_text(json.dumps(sums))
+    with suppress(OSError), replacing(home() / "runs" / "pace.json") as part:
+        part.write_text(json.dumps(sums), encoding="utf-8")
 
 # %% ../../nbs/reproduce/08a_pace.ipynb #ffc19974
 def expected(

@@ -190,11 +190,13 @@ def make_whole(
     libs.mkdir(exist_ok=True)
     shutil.copy(importlib.resources.files("mathjax") / "static/mathjax/es5/tex-svg.js", libs / "mathjax.js")
     there = (site / "search.json").exists()
-    (libs / "search-index.js").write_text(search_index(json.loads((site / "search.json").read_text()) if there else []))
-    (libs / "offline.js").write_text(OFFLINE)
-    for sheet in site.rglob("*.css"): sheet.write_text(REMOTE_SHEET.sub("", sheet.read_text()))
+    found = json.loads((site / "search.json").read_text(encoding="utf-8")) if there else []
+    (libs / "search-index.js").write_text(search_index(found), encoding="utf-8")
+    (libs / "offline.js").write_text(OFFLINE, encoding="utf-8")
+    for sheet in site.rglob("*.css"):
+        sheet.write_text(REMOTE_SHEET.sub("", sheet.read_text(encoding="utf-8")), encoding="utf-8")
     for page in site.rglob("*.html"): finish(page, site)
-    (site / "index.html").write_text(FIRST_PAGE)
+    (site / "index.html").write_text(FIRST_PAGE, encoding="utf-8")
 
 def finish(
     page: Path,
@@ -204,7 +206,8 @@ def finish(
     place = page.relative_to(site)
     notebook = place.with_suffix(".ipynb")
     there = (home() / notebook).exists()
-    page.write_text(whole_page(page.read_text(), "../" * (len(place.parts) - 1), str(notebook) if there else ""))
+    said = whole_page(page.read_text(encoding="utf-8"), "../" * (len(place.parts) - 1), str(notebook) if there else "")
+    page.write_text(said, encoding="utf-8")
     if not there: return
     (site / "notebooks" / notebook).parent.mkdir(parents=True, exist_ok=True)
     shutil.copy(home() / notebook, site / "notebooks" / notebook)

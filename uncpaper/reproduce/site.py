@@ -53,7 +53,7 @@ from .tidy import held, own_folder
 from .warm import tie
 from ..statistics import with_error
 
-# %% ../../nbs/reproduce/15_site.ipynb #50eb9dd3
+# %% ../../nbs/reproduce/15_site.ipynb #55f00c4e
 def imported(
     source: str,
     package: str = "", # of the module with this source, for its relative imports
@@ -71,8 +71,8 @@ def imported(
 def module_source(name: str) -> tuple[str, str] | None:
     "The source of one of our modules, and its package; None when there is no such module."
     base = Path(uncpaper.__file__).parents[1] / name.replace(".", "/")
-    if base.is_dir(): return (base / "__init__.py").read_text(), name
-    if base.with_suffix(".py").exists(): return base.with_suffix(".py").read_text(), name.rpartition(".")[0]
+    if base.is_dir(): return (base / "__init__.py").read_text(encoding="utf-8"), name
+    if (file := base.with_suffix(".py")).exists(): return file.read_text(encoding="utf-8"), name.rpartition(".")[0]
 
 def modules_used(source: str) -> dict[str, str]:
     "Every module of ours that code reaches by import, with what its source does."
@@ -179,7 +179,7 @@ def executed(
     missing = sorted((p for p in pages if not p.done()), key=lambda p: -(home() / p.path).stat().st_size)
     log = home() / "runs" / "pages.log"
     log.parent.mkdir(exist_ok=True)
-    with log.open("w") as said:
+    with log.open("w", encoding="utf-8") as said:
         command = [sys.executable, "-c", EXECUTE, *(home() / p.path for p in missing)]
         workers = [subprocess.Popen(command, stdout=said, stderr=said, preexec_fn=functools.partial(tie, os.getpid()))
                    for _ in range(min(cores, len(missing)))]
@@ -512,7 +512,7 @@ def put(
     path.parent.mkdir(parents=True, exist_ok=True)
     nbformat.write(notebook, path)
 
-# %% ../../nbs/reproduce/15_site.ipynb #0718e581
+# %% ../../nbs/reproduce/15_site.ipynb #bdcd4bc5
 def stage_experiment(
     experiment: Experiment,
     stage: Path,                # the folder that will be rendered
@@ -541,7 +541,7 @@ def stage_settings(
     (stage / "nbs/reproduce").mkdir(parents=True, exist_ok=True)
     (stage / "nbs/reproduce/result.schema.json").write_text(json.dumps(Result.model_json_schema(), indent=1))
     for name in ("nbs/site.css", "nbs/favicon.svg"): shutil.copy(home() / name, stage / name)
-    settings = yaml.safe_load((home() / "_quarto.yml").read_text())
+    settings = yaml.safe_load((home() / "_quarto.yml").read_text(encoding="utf-8"))
     (stage / "_quarto.yml").write_text(yaml.safe_dump(with_papers(settings), sort_keys=False, allow_unicode=True))
 
 def with_papers(
@@ -572,8 +572,10 @@ def render(
     quarto = ["quarto", "render", str(folder), "--quiet"]
     done = subprocess.run(quarto if shutil.which("quarto") else smalldocs, capture_output=True, encoding="utf-8",
                           preexec_fn=functools.partial(tie, os.getpid()))
-    (folder / "render.log").write_text(done.stdout + done.stderr) # notes for makers; tests look for broken links
-    if done.returncode: raise RuntimeError(f"the site was not rendered: {done.stdout}{done.stderr}")
+    said = done.stdout + done.stderr
+    (folder / "render.log").write_text(said, encoding="utf-8") # notes for makers; tests look for broken links
+    if not done.returncode: return
+    raise RuntimeError(f"the site was not rendered (exit code {done.returncode}): {said}")
 
 # %% ../../nbs/reproduce/15_site.ipynb #c9d5b7bd
 def write_readme() -> Path:

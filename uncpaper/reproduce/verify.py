@@ -115,7 +115,7 @@ def remake(
     cores: int = 2,
 ) -> Remade:
     "Make a run again from its result.json alone. Raises BadRequest for another file, or where the code has changed."
-    try: result = Result.model_validate_json(path.read_text())
+    try: result = Result.model_validate_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError): raise BadRequest(f"{path} is no result.json of this version") from None
     experiment, = find(f"{result.paper}/{result.experiment}")
     run, said = run_of(experiment, **result.parameters), result.provenance
@@ -139,6 +139,6 @@ def compared_with(
     figures = {name: "there was none to compare with" if not old.exists() else
                "the same bytes" if old.read_bytes() == new.read_bytes() else "otherwise"
                for name, (old, new) in pairs.items()}
-    again = json.loads((folder / "result.json").read_text())
+    again = json.loads((folder / "result.json").read_text(encoding="utf-8"))
     same = numbers(again) == numbers(result.model_dump()) and "otherwise" not in figures.values()
     return Remade(folder, figures, same)

@@ -67,7 +67,7 @@ def ask() -> None:
 
 PASSED_ON = signal.SIGINT, signal.SIGTERM
 
-# %% ../../nbs/reproduce/07a_warm.ipynb #db4cfee3
+# %% ../../nbs/reproduce/07a_warm.ipynb #0d7b8517
 BATCH = "UNCPAPER_BATCH" # the environment variable that names a batch's machine and process
 
 def of_batch() -> dict[str, str]:
@@ -78,8 +78,9 @@ def batch_ended() -> bool:
     "Whether the command that this process works for has ended; on Linux, which alone can tell."
     machine, _, process = os.environ.get(BATCH, "").partition(" ")
     if machine != socket.gethostname() or sys.platform != "linux": return False
-    try: return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] in "ZX" # ended, not yet buried
+    try: state = Path(f"/proc/{process}/stat").read_bytes().rpartition(b")")[2].split()[0]
     except OSError: return True
+    return state in (b"Z", b"X") # ended, and not yet buried
 
 def follow() -> None:
     "From now on, end this process when the command that it works for has ended."
