@@ -539,10 +539,12 @@ def stage_settings(
 ) -> None:
     "Put the site's settings, its style and the schema of a result where they will be rendered."
     (stage / "nbs/reproduce").mkdir(parents=True, exist_ok=True)
-    (stage / "nbs/reproduce/result.schema.json").write_text(json.dumps(Result.model_json_schema(), indent=1))
+    schema = json.dumps(Result.model_json_schema(), indent=1)
+    (stage / "nbs/reproduce/result.schema.json").write_text(schema, encoding="utf-8")
     for name in ("nbs/site.css", "nbs/favicon.svg"): shutil.copy(home() / name, stage / name)
     settings = yaml.safe_load((home() / "_quarto.yml").read_text(encoding="utf-8"))
-    (stage / "_quarto.yml").write_text(yaml.safe_dump(with_papers(settings), sort_keys=False, allow_unicode=True))
+    said = yaml.safe_dump(with_papers(settings), sort_keys=False, allow_unicode=True)
+    (stage / "_quarto.yml").write_text(said, encoding="utf-8")
 
 def with_papers(
     settings: dict, # of _quarto.yml; changed
@@ -583,7 +585,7 @@ def write_readme() -> Path:
     page, path = page_of(home() / "nbs" / "index.ipynb").ensure(), home() / "README.md"
     executed = trimmed(nbformat.read(default_store().folder(page.key) / "notebook.ipynb", 4))
     cells = for_readers(executed, but="site-only").cells
-    path.write_text("\n\n".join(t for c in cells if (t := cell_markdown(c))) + "\n")
+    path.write_text("\n\n".join(t for c in cells if (t := cell_markdown(c))) + "\n", encoding="utf-8")
     return path
 
 RELATIVE = re.compile(r"\]\((?=[\w/-]+\.ipynb)")
