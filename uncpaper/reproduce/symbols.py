@@ -51,7 +51,7 @@ def defined(
 ) -> Iterator[tuple[str, str, str]]: # name, kind, first line of the docstring
     "The names that a cell defines for others."
     for node in ast.parse(source).body:
-        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
             says = (ast.get_docstring(node) or "").partition("\n")[0]
             yield node.name, "function" if isinstance(node, ast.FunctionDef) else "class", says
         if isinstance(node, ast.Assign):

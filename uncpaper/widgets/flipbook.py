@@ -141,10 +141,11 @@ class Flipbook:
     def _repr_html_(self) -> str:
         "The face for a website: nothing is loaded, the bytes are the same every time."
         addresses, caption = [data_uri(p) for p in self.pictures.values()], html.escape(self.caption)
+        first = html.escape(spelled_choice(list(self.axes), next(iter(self.pictures))))
         return "\n".join([
             f'<figure class="flipbook"><style>{_STYLE}</style>',
             f'<div class="controls" hidden>{self._html_controls()}</div>',
-            f'<img src="{addresses[0]}" alt="{caption}" data-caption="{caption}">',
+            f'<img src="{addresses[0]}" alt="{"; ".join(filter(None, (caption, first)))}" data-caption="{caption}">',
             f"<figcaption>{caption}</figcaption>",
             f'<script type="text/plain" class="packed">{packed(json.dumps(addresses).encode())}</script>',
             f"<script>{_SCRIPT}</script>",
