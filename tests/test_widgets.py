@@ -61,7 +61,7 @@ def test_controls_are_labelled_and_words_are_escaped(book):
     assert [a["name"] for a in face.all("select")] == ["<ink>"]
     assert len(face.all("label")) == 3 and len(face.all("option")) == 2
     assert json.loads(face.all("select")[0]["data-words"]) == AXES["<ink>"]
-    assert face.all("img")[0]["alt"] == "Lines & more."
+    assert face.all("img")[0]["alt"] == "Lines & more.; slope -1, time 0, <ink> blue"
     assert not any("id" in a for _, a in face.tags) # nothing that could clash with a second one
 
 
@@ -145,7 +145,7 @@ def test_in_a_browser(page, book):
     page.keyboard.press("ArrowRight")
     assert source(first) == data_uri(book.pictures[(0.5, 0, "blue")])
     assert first.locator("output").first.inner_text() == "0.5"
-    assert first.locator("img").get_attribute("alt") == "Lines & more.; slope 0.5, time 0, <ink> blue"
+    assert first.locator("img").get_attribute("alt") == "Lines & more.; slope -1, time 0, <ink> blue"
 
     first.get_by_label("<ink>").select_option(label=AXES["<ink>"][1])
     first.get_by_role("button", name="Play").click()

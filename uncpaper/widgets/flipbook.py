@@ -24,7 +24,8 @@ from tqdm.auto import tqdm
 
 from ..checks import one_of
 from .controls import CHOOSING, KEYS, PLAYING, UNPACKING, Value, check_axes, chosen
-from .controls import controls_style, html_control, live_control, packed, spelled_choice
+from .controls import controls_style, html_control, live_control, packed
+from .controls import spelled, spelled_choice, spelled_name
 
 if TYPE_CHECKING: import ipywidgets # only the live face needs them
 
@@ -141,11 +142,11 @@ class Flipbook:
     def _repr_html_(self) -> str:
         "The face for a website: nothing is loaded, the bytes are the same every time."
         addresses, caption = [data_uri(p) for p in self.pictures.values()], html.escape(self.caption)
-        first = html.escape(spelled_choice(list(self.axes), next(iter(self.pictures))))
+        first = ", ".join(f"{spelled_name(name)} {spelled(value)}" for name, (value, *_) in self.axes.items())
         return "\n".join([
             f'<figure class="flipbook"><style>{_STYLE}</style>',
             f'<div class="controls" hidden>{self._html_controls()}</div>',
-            f'<img src="{addresses[0]}" alt="{"; ".join(filter(None, (caption, first)))}" data-caption="{caption}">',
+            f'<img src="{addresses[0]}" alt="{"; ".join(filter(None, (caption, html.escape(first))))}" data-caption="{caption}">',
             f"<figcaption>{caption}</figcaption>",
             f'<script type="text/plain" class="packed">{packed(json.dumps(addresses).encode())}</script>',
             f"<script>{_SCRIPT}</script>",
