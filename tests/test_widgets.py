@@ -145,7 +145,7 @@ def test_in_a_browser(page, book):
     page.keyboard.press("ArrowRight")
     assert source(first) == data_uri(book.pictures[(0.5, 0, "blue")])
     assert first.locator("output").first.inner_text() == "0.5"
-    assert first.locator("img").get_attribute("alt") == "Lines & more.; slope -1, time 0, <ink> blue"
+    assert first.locator("img").get_attribute("alt") == "Lines & more.; slope 0.5, time 0, <ink> blue"
 
     first.get_by_label("<ink>").select_option(label=AXES["<ink>"][1])
     first.get_by_role("button", name="Play").click()
