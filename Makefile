@@ -27,7 +27,7 @@ reproduce: quick docs
 	@$(BIN)/uncpaper summary
 
 quick: $(READY)
-	@echo "== every experiment at quick scale on $(CORES) cores: about eight minutes the first time; what is done is kept"
+	@echo "== every experiment at quick scale on $(CORES) cores: about six minutes the first time; what is done is kept"
 	@$(BIN)/uncpaper run --all --profile quick --cores $(CORES)
 
 test: quick docs browser
@@ -44,7 +44,7 @@ lab: $(READY)
 	$(BIN)/jupyter lab --notebook-dir nbs
 
 docs: $(READY)
-	@echo "== the website: about seven minutes the first time"
+	@echo "== the website: about six minutes the first time"
 	@$(BIN)/uncpaper site
 
 slurm: $(READY)
