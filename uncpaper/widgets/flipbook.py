@@ -143,10 +143,11 @@ class Flipbook:
         "The face for a website: nothing is loaded, the bytes are the same every time."
         addresses, caption = [data_uri(p) for p in self.pictures.values()], html.escape(self.caption)
         first = ", ".join(f"{spelled_name(name)} {spelled(value)}" for name, (value, *_) in self.axes.items())
+        said = "; ".join(filter(None, (caption, html.escape(first))))
         return "\n".join([
             f'<figure class="flipbook"><style>{_STYLE}</style>',
             f'<div class="controls" hidden>{self._html_controls()}</div>',
-            f'<img src="{addresses[0]}" alt="{"; ".join(filter(None, (caption, html.escape(first))))}" data-caption="{caption}">',
+            f'<img src="{addresses[0]}" alt="{said}" data-caption="{caption}">',
             f"<figcaption>{caption}</figcaption>",
             f'<script type="text/plain" class="packed">{packed(json.dumps(addresses).encode())}</script>',
             f"<script>{_SCRIPT}</script>",
