@@ -1,4 +1,5 @@
 "What several tests need: the project's folder, and a small project of their own, made as the page Add a paper says."
+import json
 import os
 import re
 import shutil
@@ -57,6 +58,26 @@ def follow_the_page(home: Path) -> Path:
     return folder
 
 
+def stored(store: Path, label: str = "") -> dict[str, int]:
+    "The entries of a store with the time each was written, in nanoseconds."
+    return {p.parent.name: p.stat().st_mtime_ns for p in store.glob(f"{label}*/manifest.json")
+            if not p.parent.name.endswith(".partial")}
+
+
+TIMES = {"started", "stage_seconds"} # of provenance, which differ from run to run
+
+
+def results(store: Path) -> dict[str, object]:
+    "What is stored, file by file, but for manifests, executed notebooks and times."
+    files = [p for p in store.glob("*-*/*") if p.name not in ("manifest.json", "manifest.sha256", "notebook.ipynb")]
+    found = {str(p.relative_to(store)): p.read_bytes() for p in files}
+    for name in [n for n in found if n.endswith("result.json")]:
+        result = json.loads(found[name])
+        result["provenance"] = {k: v for k, v in result["provenance"].items() if k not in TIMES}
+        found[name] = result
+    return found
+
+
 class Project:
     "A project in a folder of its own, and the command line in it."
     def __init__(self, home: Path):
@@ -77,10 +98,12 @@ class Project:
         assert process.returncode == code, f"{words}: exit {process.returncode}\n{out}\n{err}"
         return out if code == 0 else err
 
+    @property
+    def store(self) -> Path:
+        return self.home / "runs/store"
+
     def stored(self, label: str = "") -> dict[str, int]:
-        "The entries of the store with the time each was written, in nanoseconds."
-        return {p.parent.name: p.stat().st_mtime_ns for p in (self.home / "runs/store").glob(f"{label}*/manifest.json")
-                if not p.parent.name.endswith(".partial")}
+        return stored(self.store, label)
 
     def edit(self, file: str, old: str, new: str) -> None:
         path = self.home / file

@@ -5,7 +5,6 @@ A third of the kills hits a process that trains and stores, a third a whole run 
 processes or one of them, a third the building of its site. After each the store is looked at, and the work goes on
 where it was; where it is done, it is compared with work that nobody disturbed, and begins anew.
 """
-import json
 import os
 import random
 import shutil
@@ -22,31 +21,12 @@ from pathlib import Path
 import nbformat
 import psutil
 import torch
-from conftest import Project, make_project
+from conftest import Project, make_project, results, stored
 
 from uncpaper.reproduce.stages import in_order
 from uncpaper.reproduce.store import Store
 
-TIMES = {"started", "stage_seconds"}
 COUNTED = ("kills", "unreadable", "made again", "unlike", "alive", "left behind")
-
-
-def finished(store: Path) -> dict[str, int]:
-    "The entries of a store with the time each was written, in nanoseconds."
-    return {p.parent.name: p.stat().st_mtime_ns for p in store.glob("*-*/manifest.json")
-            if not p.parent.name.endswith(".partial")}
-
-
-def results(store: Path) -> dict[str, object]:
-    "What is stored, file by file, but for manifests, executed notebooks and times."
-    changing = ("manifest.json", "manifest.sha256", "notebook.ipynb")
-    files = [p for p in store.glob("*-*/*") if p.name not in changing]
-    found = {str(p.relative_to(store)): p.read_bytes() for p in files}
-    for name in [n for n in found if n.endswith("result.json")]:
-        result = json.loads(found[name])
-        result["provenance"] = {k: v for k, v in result["provenance"].items() if k not in TIMES}
-        found[name] = result
-    return found
 
 
 def processes(home: Path) -> dict[int, str]:
@@ -74,7 +54,7 @@ class Watched:
         self.store, self.counts, self.before = store, counts, {}
 
     def look(self) -> None:
-        now = finished(self.store)
+        now = stored(self.store)
         self.counts["unreadable"] += sum(not Store(self.store).intact(key) for key in now)
         self.counts["made again"] += sum(now.get(key) != written for key, written in self.before.items())
         self.before = now

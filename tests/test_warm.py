@@ -1,5 +1,4 @@
 "Processes that start warm: the same bytes as fresh ones, each failing for itself, none left behind."
-import json
 import os
 import signal
 import subprocess
@@ -9,11 +8,10 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from conftest import Project, make_project
+from conftest import Project, make_project, results
 from uncpaper.reproduce.warm import ADDRESS, python, serving
 
 FRESH = ("--", "--nocolor") # words for Snakemake: every job starts fresh
-TIMES = {"started", "stage_seconds"}
 
 
 def put(project: Project, code: str, name: str = "flips") -> None:
@@ -22,18 +20,6 @@ def put(project: Project, code: str, name: str = "flips") -> None:
     notebook = nbformat.read(path, 4)
     notebook.cells[-1].source = f"{code}\n{notebook.cells[-1].source}"
     nbformat.write(notebook, path)
-
-
-def results(project: Project) -> dict[str, object]:
-    "What is stored, file by file, but for manifests, executed notebooks and times."
-    store = project.home / "runs/store"
-    files = [p for p in store.glob("*-*/*") if p.name not in ("manifest.json", "manifest.sha256", "notebook.ipynb")]
-    found = {str(p.relative_to(store)): p.read_bytes() for p in files}
-    for name in [n for n in found if n.endswith("result.json")]:
-        result = json.loads(found[name])
-        result["provenance"] = {k: v for k, v in result["provenance"].items() if k not in TIMES}
-        found[name] = result
-    return found
 
 
 def outputs(project: Project) -> list[dict]:
@@ -50,7 +36,8 @@ def test_a_warm_run_and_a_fresh_one_leave_the_same_bytes(tmp_path):
     fresh("run", "coins", *FRESH)
     said = [next(o.text for o in outputs(p) if o.get("name") == "stdout") for p in (warm, fresh)]
     assert "_ParentProcess" in said[0] and said[1] == "None\n", "one kernel was to be forked, the other not"
-    assert results(warm) == results(fresh) and any(name.endswith("main.svg") for name in results(warm))
+    found = results(warm.store)
+    assert found == results(fresh.store) and any(name.endswith("main.svg") for name in found)
     pictures = [[o.data for o in outputs(p) if "image/png" in o.get("data", ())] for p in (warm, fresh)]
     assert pictures[0] == pictures[1] and len(pictures[0]) == 1, "a kernel draws into its notebook"
 

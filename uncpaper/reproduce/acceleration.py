@@ -8,7 +8,7 @@ __all__ = ['WORDS', 'ALTERNATIVES', 'chosen', 'enough_gpus', 'accelerated', 'pro
 
 # %% ../../nbs/reproduce/00c_acceleration.ipynb #63d028e3
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
 # %% ../../nbs/reproduce/00c_acceleration.ipynb #f9fc16af

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['FRESH', 'WARM', 'FAR', 'PATIENCE', 'FULL', 'Place', 'Job', 'missing', 'jobs', 'run_jobs', 'last_job', 'levels',
-           'packed', 'spread', 'needed', 'write_plan', 'by_key', 'build_all', 'make_ready', 'planned_stages',
-           'snakemake_command', 'scheduler', 'end_group', 'shortfall', 'last_words', 'Course', 'stored_names', 'watch',
-           'build_job', 'main']
+           'packed', 'spread', 'needed', 'write_plan', 'counted_work', 'by_key', 'build_all', 'make_ready',
+           'planned_stages', 'snakemake_command', 'scheduler', 'end_group', 'shortfall', 'last_words', 'Course',
+           'stored_names', 'watch', 'build_job', 'main']
 
 # %% ../../nbs/reproduce/09_batch.ipynb #459e048e
 import json
@@ -24,20 +24,22 @@ from functools import partial
 from heapq import heapreplace
 from math import fsum
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from .clusters import duration, request, words_for
-from .cost import counted, informed
 from .experiments import find
 from .requests import BadRequest
 from .pace import expected, learn, pace, spoken
+from .plans import writable
 from .runs import Run, run_of
 from .stages import Stage, in_order
 from .store import default_store, home
 from .tidy import own_folder
 from .warm import follow, of_batch, serving, tie
+
+if TYPE_CHECKING: from uncpaper.work import Work
 
 # %% ../../nbs/reproduce/09_batch.ipynb #0996260e
 FRESH, WARM, FAR = 5.0, 1.0, 60.0 # seconds that a process takes before it works; on a cluster it waits in line
@@ -143,13 +145,19 @@ def write_plan(
 ) -> Path:
     "Jobs as the JSON file that the Snakefile reads."
     path, there = folder / "plan.json", by_key(plan)
-    for paper in {j.run.experiment.partition("/")[0] for j in plan if far}: informed(paper)
-    def asks(stages: list[Stage]) -> dict:
-        return asdict(request(stages, FAR, [w for w in map(counted, stages) if w] if far else ()))
+    works = counted_work(plan) if far else {}
+    def asks(keys: Sequence[str]) -> dict:
+        return asdict(request([there[key] for key in keys], FAR, [works[key] for key in keys if key in works]))
     said = {j.name: {"experiment": j.run.experiment, "parameters": dict(j.run.parameters), "keys": j.keys,
-                     "needs": j.needs, "asks": asks([there[key] for key in j.keys])} for j in plan}
+                     "needs": j.needs, "asks": asks(j.keys)} for j in plan}
     path.write_text(json.dumps(said, indent=1), encoding="utf-8")
     return path
+
+def counted_work(plan: Sequence[Job]) -> dict[str, "Work"]: # key -> work
+    "What the stages of a plan make a machine do, as far as their papers say it."
+    from uncpaper.reproduce.cost import counted, informed # here, so that the processes of jobs do not load it
+    for paper in {j.run.experiment.partition("/")[0] for j in plan}: informed(paper)
+    return {key: work for key, stage in by_key(plan).items() if (work := counted(stage))}
 
 def by_key(plan: Sequence[Job]) -> dict[str, Stage]:
     "The stages of all runs of a plan."
@@ -188,6 +196,7 @@ def make_ready(runs: Path) -> None:
         runs.mkdir(exist_ok=True)
         with own_folder(runs, ".plan-"): default_store().sweep()
     except OSError as error: raise BadRequest(f"{runs} cannot be written: {error.strerror}") from None
+    writable(default_store().root)
 
 def planned_stages(plan: Sequence[Job]) -> list[Stage]:
     "What the jobs of a plan build."

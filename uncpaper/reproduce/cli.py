@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['app', 'console', 'Profile', 'Settings', 'Cores', 'NARROW', 'SHADES', 'PASSED_ON', 'WIDE', 'PACKAGES', 'first', 'show',
-           'shaded', 'list_', 'states', 'run', 'chosen_experiments', 'run_rows', 'passed_on', 'build', 'pack', 'unpack',
-           'explain', 'stage_row', 'told_apart', 'leaves', 'in_short', 'explain_why', 'cost', 'beside_row', 'certify',
-           'ledger', 'ledger_rows', 'shortened', 'counted', 'summary', 'verify', 'remake', 'record', 'site',
+           'shaded', 'list_', 'states', 'run', 'known', 'chosen_experiments', 'run_rows', 'passed_on', 'build', 'pack',
+           'unpack', 'explain', 'stage_row', 'told_apart', 'leaves', 'in_short', 'explain_why', 'cost', 'beside_row',
+           'certify', 'ledger', 'ledger_rows', 'shortened', 'counted', 'summary', 'verify', 'remake', 'record', 'site',
            'server_of', 'readme', 'doctor', 'installed', 'data_state', 'main', 'speak_utf8', 'originals', 'best_marked',
            'original_of', 'translate']
 
@@ -18,7 +18,7 @@ import pkgutil
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
@@ -113,16 +113,13 @@ def run(
     from uncpaper.reproduce.batch import build_all
     from uncpaper.reproduce.clusters import known_executor
     from uncpaper.reproduce.ledger import text_table
-    from uncpaper.reproduce.plans import writable
     from uncpaper.reproduce.runs import run_of
     from uncpaper.reproduce.stages import in_order
-    from uncpaper.reproduce.store import default_store
     if executor: known_executor(executor)
     chosen = [e for e in chosen_experiments(what, all) if profile in e.profiles or not all]
     if all: console.print(f"{len(chosen)} experiments at {profile} scale: finding out what is missing (about a minute)")
     runs = [run_of(e, profile, **settings(parameter)) for e in chosen]
     for name in sorted({n for s in in_order(runs) for n in s.data}): data.verified(name)
-    if any(not r.done() for r in runs): writable(default_store().root)
     failed = build_all(runs, cores or (100 if executor else 2), context.args, executor=executor)
     done = [r for r in runs if r.done()]
     if all: console.print(f"{len(done)} of {len(runs)} experiments are done")
@@ -130,6 +127,15 @@ def run(
     if failed: raise typer.Exit(1)
 
 # %% ../../nbs/reproduce/16_cli.ipynb #123b332f
+def known(
+    name: str, # of an option
+    said: str,
+    allowed: Iterable[str],
+) -> None:
+    "Raises BadRequest, which names what is allowed, for anything else."
+    try: one_of(name, said, allowed)
+    except ValueError as error: raise BadRequest(str(error)) from None
+
 def chosen_experiments(
     what: str, # paper, or paper/experiment
     all: bool,
@@ -239,9 +245,8 @@ def cost(
 ) -> None:
     "What runs will cost, counted: arithmetic, memory, disk, hours on two GPUs; of one experiment stage by stage."
     from uncpaper.reproduce.cost import bill
-    from uncpaper.reproduce.experiments import PROFILES, BadRequest
-    try: one_of("profile", profile, PROFILES)
-    except ValueError as error: raise BadRequest(str(error)) from None
+    from uncpaper.reproduce.experiments import PROFILES
+    known("profile", profile, PROFILES)
     chosen = [e for e in chosen_experiments(what, not what) if what or profile in e.profiles]
     said = bill(chosen, profile, **settings(parameter))
     show(said["rows"], f"what {what or 'everything'} costs at {profile} scale, one stage after the other")
@@ -294,10 +299,8 @@ def ledger_rows(
     "Claims, then numbers, one row each; corrected among all of them, whichever are shown. Raises BadRequest."
     from uncpaper.reproduce.experiments import PROFILES, asked
     from uncpaper.reproduce.ledger import best, rows
-    try:
-        if verdict: one_of("verdict", verdict, SHADES)
-        if profile: one_of("profile", profile, PROFILES)
-    except ValueError as error: raise BadRequest(str(error)) from None
+    if verdict: known("verdict", verdict, SHADES)
+    if profile: known("profile", profile, PROFILES)
     meant = {e.name for e in asked(what)} if what else None
     told = [r for r in rows() if profile in ("", r.profile)]
     found = [*best(told), *best(told, "value")]

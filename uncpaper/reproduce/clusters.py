@@ -11,11 +11,13 @@ import math
 import pkgutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ..places import home
 from .requests import BadRequest
 from .stages import Stage
-from ..work import Work
+
+if TYPE_CHECKING: from uncpaper.work import Work
 
 # %% ../../nbs/reproduce/09a_clusters.ipynb #071dc90f
 LONG = 3600.0                     # seconds on a core from which a stage asks for a GPU
@@ -43,9 +45,9 @@ def duration(
     return stage.cost / SPEED_UP if accelerated(stage) else stage.cost
 
 def request(
-    stages: Sequence[Stage], # that one job builds
-    start: float,            # seconds that the job takes before it works
-    works: Sequence[Work] = (), # what of them has been counted
+    stages: Sequence[Stage],      # that one job builds
+    start: float,                 # seconds that the job takes before it works
+    works: Sequence["Work"] = (), # what of them has been counted
 ) -> Request:
     "What a job that builds these stages asks for."
     gpus = int(any(map(accelerated, stages)))
@@ -54,7 +56,7 @@ def request(
     return Request(max(s.threads for s in stages), gpus, megabytes(works, gpus), minutes)
 
 def megabytes(
-    works: Iterable[Work],
+    works: Iterable["Work"],
     gpus: int,
 ) -> int:
     "The memory for the largest of some works: its data, and where there is no GPU what its network needs too."

@@ -10,7 +10,7 @@ __all__ = ['PROFILES', 'SHARED', 'mapping', 'profiles_in', 'profiles_of', 'decla
 import ast
 import functools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path

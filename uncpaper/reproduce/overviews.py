@@ -23,6 +23,7 @@ import pandas as pd
 from .experiments import PROFILES, Experiment, experiments, find, papers, published
 from .forest import axis, line, slug
 from .ledger import DAMAGED, Row, best, evidence, recorded_folder, rows, spelled, tally
+from .planned import planned_keys
 from .printed import PaperCard
 from .store import home
 from .symbols import setting
@@ -310,7 +311,8 @@ class Figure:
 
 def figures() -> list[Figure]:
     "Every figure of the largest sound run of each experiment."
-    largest = {e: sound[-1] for e in experiments() if (sound := [x for x in evidence(e) if not x.damage])}
+    keys = planned_keys()
+    largest = {e: sound[-1] for e in experiments() if (sound := [x for x in evidence(e, keys) if not x.damage])}
     return [Figure(e, x.profile, n, c) for e, x in largest.items() for n, c in x.result.figures.items()]
 
 # %% ../../nbs/reproduce/14_overviews.ipynb #0c326c13

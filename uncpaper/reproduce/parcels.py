@@ -12,7 +12,6 @@ import os
 import re
 import shutil
 import tarfile
-import tempfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ from .. import data
 from ..files import replacing
 from .requests import BadRequest, one_line
 from .store import Store, flush, seal, sha256
+from .tidy import own_folder
 
 # %% ../../nbs/reproduce/08c_parcels.ipynb #8c7e699e
 CONTENTS = "contents.json"
@@ -112,8 +112,8 @@ def unpack(
 ) -> dict[str, str]:   # key -> what became of it
     "Take a parcel in. Raises BadRequest, and takes nothing, when a single byte is not as it was packed."
     store.root.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=store.root, prefix=".arriving-") as place:
-        arrived = opened(path, Path(place) / "parcel")
+    with own_folder(store.root, ".arriving-") as place:
+        arrived = opened(path, place / "parcel")
         try:
             entries = listed(arrived)
             for key, expected in entries.items(): check(arrived, key, expected)

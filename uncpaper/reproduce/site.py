@@ -26,7 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,11 +40,13 @@ from tqdm.auto import tqdm
 
 import uncpaper
 from .. import data as datasets
+from .batch import stored_names
 from .certify import certified_text
 from .experiments import Experiment, experiments, papers, read_cells, tagged
 from .ledger import KERNEL, Evidence, Row, best, evidence, evidence_rows, rows, spelled, trimmed
 from .overviews import UNIT, badge, forest_row, forest_table, remarks, short_name
 from .pages import make_whole, with_words
+from .planned import planned_keys
 from .stages import Stage, default_store, one_look
 from .store import hash_json, home
 from .reports import Result, Value
@@ -206,7 +208,8 @@ def show_progress(
     with tqdm(total=len(pages), desc="pages", leave=False, disable=not pages) as bar:
         while any(w.poll() is None for w in workers):
             time.sleep(0.3)
-            bar.update(sum(default_store().manifest(p.key) is not None for p in pages) - bar.n)
+            names = stored_names()
+            bar.update(sum(p.key in names for p in pages) - bar.n)
 
 # %% ../../nbs/reproduce/15_site.ipynb #d1eecfc0
 DIRECTIVE = re.compile(r"^#\|\s*(export|exporti|exports|default_exp|hide_input|eval)\b.*\n?", re.M)
@@ -496,9 +499,8 @@ def built() -> Path:
     executed(pages.values())
     shutil.rmtree(stage, ignore_errors=True)
     for path, page in pages.items(): put(readers_page(page), stage / path.relative_to(home()))
-    with one_look():
-        chosen = best(rows())
-        for experiment in experiments(): stage_experiment(experiment, stage, chosen)
+    chosen, keys = best(rows()), planned_keys()
+    for experiment in experiments(): stage_experiment(experiment, stage, chosen, keys)
     stage_settings(stage)
     render(stage)
     make_whole(stage / "_site")
@@ -518,11 +520,13 @@ def put(
 # %% ../../nbs/reproduce/15_site.ipynb #bdcd4bc5
 def stage_experiment(
     experiment: Experiment,
-    stage: Path,                # the folder that will be rendered
-    chosen: Sequence[Row] = (), # the best evidence for all claims
+    stage: Path,                           # the folder that will be rendered
+    chosen: Sequence[Row] = (),            # the best evidence for all claims
+    keys: Mapping[str, str] | None = None, # as in `evidence`
 ) -> None:
     "Put an experiment's page and its figures where they will be rendered."
-    found, place, name = evidence(experiment), stage / experiment.path.parent.relative_to(home()), experiment.path.stem
+    found, name = evidence(experiment, keys), experiment.path.stem
+    place = stage / experiment.path.parent.relative_to(home())
     put(experiment_page(experiment, found, chosen), place / experiment.path.name)
     for e in (e for e in found if not e.damage):
         file = f"{name}-{e.profile}"

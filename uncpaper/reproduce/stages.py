@@ -16,6 +16,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, fields, is_dataclass
 from datetime import datetime, timezone
 from importlib.metadata import version
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -220,13 +221,14 @@ def device_name() -> str:
 
 # %% ../../nbs/reproduce/03_stages.ipynb #a86c3dd7
 def in_order(
-    stages: Iterable[Stage], # what is wanted
-) -> list[Stage]:            # what has to be there, upstream first, each once
+    stages: Iterable[Stage],                               # what is wanted
+    same: Callable[[Stage], Hashable] = attrgetter("key"), # by which two stages are one
+) -> list[Stage]:                                          # what has to be there, upstream first, each once
     "A plan for `stages`: them and everything upstream, in an order that can be built."
-    plan: dict[str, Stage] = {}
+    plan: dict[Hashable, Stage] = {}
     def add(stage: Stage) -> None:
-        if stage.key in plan: return
+        if (one := same(stage)) in plan: return
         for s in stage.upstream: add(s)
-        plan[stage.key] = stage
+        plan[one] = stage
     for stage in stages: add(stage)
     return list(plan.values())

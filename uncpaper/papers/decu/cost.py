@@ -4,20 +4,20 @@
 
 # %% auto #0
 __all__ = ['IMAGENET_PICTURES', 'published_network', 'network_of', 'formal', 'table_size', 'tables_step', 'answer', 'coder',
-           'formal_codec', 'shown', 'autoencoder_step', 'encoded']
+           'formal_codec', 'recoded', 'autoencoder_step']
 
 # %% ../../../nbs/papers/decu/cost.ipynb #c998c3b2
-import math
+from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import AdamW
 
 from ...ensembles import TableEnsemble
 from ...models.latent import ContextNetwork, decode, encode, latent_unet, vq_autoencoder
 from ...models.unet import Labelled
-from ...work import FLOAT, Work, asking, blank, blank_labels, holding, in_parts, keeping, made, training, work_of
+from ...work import FLOAT, Work, asking, blank_labels, holding, in_parts, keeping, made, training, work_of
 from ..shared.cost import Form, album, bare, count_of, form_of, noise_loss
 from . import Bins, Branch, FrozenModel, Trained, TrainTables
 from .latents import Codec, Encode, Latents, Photographs, Published, PublishedCodec
@@ -98,14 +98,15 @@ def formal_codec(codec: Codec) -> Codec | None:
     return replace(codec, images=form_of(codec.images), steps=1, seed=0)
 
 @cache
-def shown(
+def recoded(
     codec: Codec | None, # formal
-    form: Form,          # of latents
+    form: Form,          # of what it is given
     count: int,
+    way: Callable[[nn.Module, Tensor], Tensor], # `encode` or `decode`
 ) -> Work:
-    "So many pictures of latents."
+    "So many pictures of latents, or latents of pictures."
     autoencoder = coder(codec)
-    return asking(autoencoder, form.batch(count), ask=lambda z: decode(autoencoder, z))
+    return asking(autoencoder, form.batch(count), ask=partial(way, autoencoder))
 
 # %% ../../../nbs/papers/decu/cost.ipynb #29e74b1c
 @work_of.register
@@ -116,8 +117,8 @@ def _(stage: Branch) -> Work:
     asked = in_parts(stage.predicted, together, lambda n: answer(formal(backbone), n))
     pictures = chains * members * (images.encoded.pictures.channels if coded else images.channels)
     pixels = pictures * images.size**2 * (16 if coded else 1)
-    seen = in_parts(chains * members, 100, lambda n: shown(formal_codec(images.encoded.codec), form_of(images), n)) \
-        if coded else Work()
+    seen = in_parts(chains * members, 100, lambda n: recoded(formal_codec(images.encoded.codec), form_of(images), n,
+                                                            decode)) if coded else Work()
     alike = Work(moved=20 * 2 * FLOAT * pixels * (members - 1), held=pixels)
     kept = FLOAT * (len(stage.times) - stage.after) * chains * members**2
     kept += pixels * min(1, stage.pictured / stage.noises)
@@ -136,21 +137,11 @@ def _(stage: TrainAutoencoder) -> Work:
     step = autoencoder_step(formal_codec(stage))
     return stage.steps * step + album(stage.images) + keeping(step.parameters)
 
-# %% ../../../nbs/papers/decu/cost.ipynb #b2f9de63
-@cache
-def encoded(
-    codec: Codec | None, # formal
-    form: Form,          # of pictures
-    count: int,
-) -> Work:
-    "The latents of so many pictures."
-    autoencoder = coder(codec)
-    return asking(autoencoder, form.batch(count), ask=lambda x: encode(autoencoder, x))
-
 # %% ../../../nbs/papers/decu/cost.ipynb #869f0565
 @work_of.register
 def _(stage: Encode) -> Work:
     pictures, count, photographs = stage.pictures, count_of(stage.pictures), isinstance(stage.pictures, Photographs)
     form, latents = form_of(pictures), (count, stage.codec.latent, (pictures.size // 4) ** 2 / 2) # half precision
-    seen = in_parts(count, 64 if photographs else 250, lambda n: encoded(formal_codec(stage.codec), form, n))
+    codec = formal_codec(stage.codec)
+    seen = in_parts(count, 64 if photographs else 250, lambda n: recoded(codec, form, n, encode))
     return seen + (Work() if photographs else album(pictures)) + holding(2, *latents) + keeping(*latents)

@@ -7,7 +7,6 @@ __all__ = ['CARRIED', 'new', 'minus_log_prob', 'generator_step', 'likelihood_of'
            'formal', 'seen', 'width_of', 'frechet']
 
 # %% ../../../nbs/papers/dgm/cost.ipynb #ae47570d
-from dataclasses import replace
 from functools import cache
 
 import torch
@@ -19,7 +18,7 @@ from ...models.features import efficientnet_lite0, fid_inception
 from ...models.generative import Generative
 from ...work import Work, asking, blank, holding, in_parts, keeping, made, training, work_of
 from ..shared.cost import Form, form_only
-from . import Carried, Data, Drawing, Family, Judged, Placed, RealFeatures, Trained, TrainGenerator
+from . import Carried, Drawing, Family, Judged, Placed, RealFeatures, Trained, TrainGenerator
 from .points import Corrections, Likelihood, Steps, Variances
 
 # %% ../../../nbs/papers/dgm/cost.ipynb #cb782a72

@@ -8,7 +8,6 @@ __all__ = ['views_of', 'label_loss', 'network_of', 'classifier_step', 'predicted
 
 # %% ../../../nbs/papers/eiv/cost.ipynb #0342606c
 import math
-from dataclasses import replace
 from functools import cache
 
 import torch
