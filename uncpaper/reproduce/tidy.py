@@ -69,10 +69,10 @@ def sweep(
     parent: Path,
     prefix: str,
 ) -> None:
-    "Remove the folders of a prefix that nobody holds, as far as they are ours to remove."
-    for name in {path.name.removesuffix(".lock") for path in parent.glob(f"{prefix}*")}:
-        with suppress(OSError), held(lock_of(parent / name), wait=False) as free:
-            if free: shutil.rmtree(parent / name, ignore_errors=True)
+    "Remove the folders of a prefix whose locks nobody holds, as far as they are ours to remove."
+    for lock in parent.glob(f"{prefix}*.lock"):
+        with suppress(OSError), held(lock, wait=False) as free:
+            if free: shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
 
 # %% ../../nbs/reproduce/00b_tidy.ipynb #f0dd35e8
 ENDING = signal.SIGTERM, signal.SIGHUP
