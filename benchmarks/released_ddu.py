@@ -6,9 +6,10 @@ How long does DDU's experiment take, from the first step to the tables, beside t
 
 One thread, the published network (ResNet-18 with spectral normalisation, leaky ReLU and averaging shortcuts), real
 pictures: 7,000 handwritten digits of 28 x 28 pixels, a tenth of them for validation, 500 others, and 500 pictures of
-clothes that it has never seen. Nothing of the released code is changed: its network, epoch, embeddings, Gaussians and metrics are imported
-from the folder and called as its train.py and evaluate.py call them (which the folder's last version stops before its
-tables). With fewer pictures than features in a class its search for a jitter ends in an error under today's torch.
+clothes that it has never seen. Nothing of the released code is changed: its network, epoch, embeddings, Gaussians and
+metrics are imported from the folder and called as its train.py and evaluate.py call them (which the folder's last
+version stops before its tables). With fewer pictures than features in a class its search for a jitter ends in an error
+under today's torch.
 
 Training: both start from the same weights and vectors and see the same batches; the losses are compared step by step.
 A turn is an epoch of one batch of 128. Scoring: the weights that the released code has then are read from its own
